@@ -1,0 +1,237 @@
+"""Make the embedded base weights from scratch: `python -m lcot_plugin.demo.pretrain --output DIR`.
+
+Out: DIR with tokenizer, processor, configuration and `model.safetensors`, the content of `lcot_plugin/demo/model`.
+About six minutes on one CPU core.
+
+What the base model is taught:
+
+1. to read: first one cell, then up to three, then up to six. Longer rows from the start, or no learning-rate warm-up,
+   and it never learns to look at the picture;
+2. the 200 sums and differences of two digits modulo 10, as text without a picture;
+3. the form of a short answer, `\\boxed{d}`, on right answers. It learns the form and that any digit is possible; which
+   digit it is, it cannot find in one step.
+
+What it is not taught: to chain what it knows. There is no thought in any of its responses; that is what the SFT stage
+is there to add. The problems of the test set are kept out of all phases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils import clip_grad_norm_
+from tqdm import trange
+
+from lcot_plugin.demo.data import SET_SIZES, build_sets
+from lcot_plugin.demo.model import new_model, write_config, write_processor, write_weights
+from lcot_plugin.demo.task import (
+    MAX_OPERANDS,
+    MIN_OPERANDS,
+    QUESTION,
+    READING_QUESTION,
+    Problem,
+    cells_of,
+    draw_cell,
+    draw_chain,
+)
+
+IGNORED = -100
+"""Label of a position that carries no loss."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One step of the curriculum."""
+
+    name: str
+    min_operands: int
+    max_operands: int
+    num_steps: int
+    fact_share: float = 0.0
+    """Share of the batch that asks for one sum or difference, without a picture."""
+    short_answer_share: float = 0.0
+    """Share of the batch that asks for the result; what remains asks to read the picture."""
+    learning_rate: float = 1e-3
+
+
+CURRICULUM = [
+    Phase("read 1 cell", 1, 1, 250),
+    Phase("read 1 to 3 cells", 1, 3, 300),
+    Phase("read 2 to 6 cells", 2, MAX_OPERANDS, 400),
+    Phase("sums and differences", MIN_OPERANDS, MAX_OPERANDS, 600, fact_share=0.8),
+    Phase("all three", MIN_OPERANDS, MAX_OPERANDS, 300, fact_share=0.3, short_answer_share=0.3, learning_rate=5e-4),
+]
+BATCH_SIZE = 64
+NUM_WARMUP_STEPS = 60
+
+
+class CellBank:
+    """Pre-drawn cells, so that a batch costs a look-up per cell and not a drawing."""
+
+    def __init__(self, num_per_symbol: int, seed: int) -> None:
+        rng = np.random.RandomState(seed)
+        texts = [f"{sign}{digit}" for sign in ("", "+", "-") for digit in range(10)]
+        self.cells = {text: np.stack([draw_cell(text, rng) for _ in range(num_per_symbol)]) for text in texts}
+
+    def draw(self, text: str, rng: np.random.RandomState) -> np.ndarray:
+        """One cell, [28, 28] uint8."""
+        bank = self.cells[text]
+        return bank[rng.randint(len(bank))]
+
+
+class BatchMaker:
+    """Turns drawn chains into model inputs, token for token and pixel for pixel as LLaMA-Factory's SFT does."""
+
+    def __init__(self, processor: Any, bank: CellBank, seed: int, held_out: set[str]) -> None:
+        self.tokenizer = processor.tokenizer
+        self.bank = bank
+        self.rng = np.random.RandomState(seed)
+        self.held_out = held_out
+        self.image_token_id = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        self.mean = torch.tensor(processor.image_processor.image_mean).view(1, 3, 1, 1, 1)
+        self.std = torch.tensor(processor.image_processor.image_std).view(1, 3, 1, 1, 1)
+        self.processor = processor
+        self.prompts = {question: self._picture_prompt(question) for question in (QUESTION, READING_QUESTION)}
+
+    def batch(self, phase: Phase, size: int) -> dict[str, torch.Tensor]:
+        """Draw a batch: ids, mask and labels [size, length]; pixels [4 * cells, 1176]; grids [pictures, 3]."""
+        rows: list[tuple[list[int], list[int]]] = []
+        cells: list[np.ndarray] = []
+        grids: list[list[int]] = []
+        for _ in range(size):
+            kind = self.rng.random_sample()
+            if kind < phase.fact_share:
+                question, response = self._draw_fact()
+                prompt = self._prompt_ids(question)
+            else:
+                problem, pixels = self._draw(phase)
+                short = kind < phase.fact_share + phase.short_answer_share
+                response = problem.short_response if short else problem.expression
+                before, after = self.prompts[QUESTION if short else READING_QUESTION]
+                prompt = before + [self.image_token_id] * len(pixels) + after
+                cells += pixels
+                grids.append([1, 2, 2 * len(pixels)])
+            rows.append((prompt, self.tokenizer(f"{response}<|im_end|>\n")["input_ids"]))
+
+        length = max(len(prompt) + len(response) for prompt, response in rows)
+        input_ids = torch.full((size, length), self.tokenizer.pad_token_id)
+        labels = torch.full((size, length), IGNORED)
+        attention_mask = torch.zeros(size, length, dtype=torch.long)
+        for row, (prompt, response) in enumerate(rows):
+            num_tokens = len(prompt) + len(response)
+            input_ids[row, :num_tokens] = torch.tensor(prompt + response)
+            labels[row, len(prompt) : num_tokens] = torch.tensor(response)
+            attention_mask[row, :num_tokens] = 1
+        media = {"pixel_values": self.patches(cells), "image_grid_thw": torch.tensor(grids)} if cells else {}
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **media}
+
+    def patches(self, cells: Sequence[np.ndarray]) -> torch.Tensor:
+        """What Qwen2.5-VL's image processor makes of rows of these cells, [4 * cells, 3 * 2 * 14 * 14] float32.
+
+        A cell is one merged token, so its four patches stand together: upper left, upper right, lower left, lower
+        right. Each is repeated over the two frames of a temporal patch.
+        """
+        grey = torch.from_numpy(np.stack(cells)).float() / 255
+        grey = grey.view(-1, 2, 14, 2, 14).permute(0, 1, 3, 2, 4).reshape(-1, 1, 1, 14, 14)
+        return ((grey - self.mean) / self.std).expand(-1, 3, 2, 14, 14).reshape(-1, 3 * 2 * 14 * 14)
+
+    def _draw(self, phase: Phase) -> tuple[Problem, list[np.ndarray]]:
+        while True:
+            problem = Problem(*draw_chain(self.rng, phase.min_operands, phase.max_operands), image=None)
+            if problem.expression not in self.held_out:
+                return problem, [self.bank.draw(text, self.rng) for text in cells_of(problem.start, problem.operations)]
+
+    def _draw_fact(self) -> tuple[str, str]:
+        left, right, sign = self.rng.randint(10), self.rng.randint(10), "+-"[self.rng.randint(2)]
+        result = (left + right if sign == "+" else left - right) % 10
+        return f"What is {left}{sign}{right} modulo 10?", f"{left}{sign}{right}={result}"
+
+    def _prompt_ids(self, content: str | list[dict[str, str]]) -> list[int]:
+        turn = {"role": "user", "content": content}
+        text = self.processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
+        return self.tokenizer(text)["input_ids"]
+
+    def _picture_prompt(self, question: str) -> tuple[list[int], list[int]]:
+        """Token ids of the prompt before and after its image placeholder."""
+        ids = self._prompt_ids([{"type": "image"}, {"type": "text", "text": question}])
+        at = ids.index(self.image_token_id)
+        return ids[:at], ids[at + 1 :]
+
+
+def forward_with_media(model: torch.nn.Module) -> Callable[[dict[str, torch.Tensor]], Any]:
+    """The model's forward pass for a batch, with the token types that transformers 5 wants and 4 does not know."""
+    wants_types = "mm_token_type_ids" in inspect.signature(model.forward).parameters
+    image_token_id = model.config.image_token_id
+
+    def forward(batch: dict[str, torch.Tensor]) -> Any:
+        types = {"mm_token_type_ids": (batch["input_ids"] == image_token_id).int()} if wants_types else {}
+        return model(**batch, **types, use_cache=False)
+
+    return forward
+
+
+def train(model: torch.nn.Module, batches: BatchMaker, curriculum: Sequence[Phase] = CURRICULUM) -> None:
+    """Run the curriculum on `model` in place."""
+    forward = forward_with_media(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    model.train()
+    for phase in curriculum:
+        progress = trange(1, phase.num_steps + 1, desc=phase.name)
+        for step in progress:
+            decay = max(0.1, 1 - step / phase.num_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = phase.learning_rate * min(1.0, step / NUM_WARMUP_STEPS) * decay
+            loss = forward(batches.batch(phase, BATCH_SIZE)).loss
+            optimizer.zero_grad()
+            loss.backward()
+            clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            if step % 10 == 0:
+                progress.set_postfix(loss=f"{loss.item():.3f}")
+        facts = f", sums {accuracy(model, batches, replace(phase, fact_share=1.0)):.1%}" if phase.fact_share else ""
+        reading = accuracy(model, batches, replace(phase, fact_share=0.0, short_answer_share=0.0))
+        print(f"{phase.name}: pictures read {reading:.1%}{facts}", flush=True)
+
+
+@torch.no_grad()
+def accuracy(model: torch.nn.Module, batches: BatchMaker, phase: Phase, size: int = 200) -> float:
+    """Share of the phase's responses of which every token is the most likely one given the right tokens before it."""
+    model.eval()
+    batch = batches.batch(phase, size)
+    labels = batch.pop("labels")[:, 1:]
+    predicted = forward_with_media(model)(batch).logits[:, :-1].argmax(-1)
+    model.train()
+    return ((predicted == labels) | (labels == IGNORED)).all(dim=1).float().mean().item()
+
+
+def make_base_model(output: Path, seed: int = 0, curriculum: Sequence[Phase] = CURRICULUM) -> None:
+    """Write a trained base model into `output`."""
+    from transformers import AutoProcessor
+
+    write_processor(output)
+    write_config(output)
+    model = new_model(output, seed)
+    held_out = {problem.expression for problem in build_sets(SET_SIZES)["test"]}
+    batches = BatchMaker(AutoProcessor.from_pretrained(output), CellBank(400, seed), seed + 1, held_out)
+    train(model, batches, curriculum)
+    write_weights(model, output)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Make the embedded base model from scratch.")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write the model into")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    make_base_model(arguments.output, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()

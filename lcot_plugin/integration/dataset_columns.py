@@ -1,0 +1,41 @@
+"""Seam: `llamafactory.data.parser`. Lets dataset_info.json name the columns `gold` and `answer_type`.
+
+    "columns": {"prompt": "problem", "images": "images", "gold": "answer"}
+
+LLaMA-Factory reads a fixed list of column names; the others would be ignored without a word. Can go when
+`DatasetAttr.join` keeps columns that it does not know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+GOLD_COLUMNS = ("gold", "answer_type")
+
+
+def apply(module: ModuleType) -> None:
+    """Replaces `DatasetAttr` by a subclass with the two columns."""
+    original = module.DatasetAttr
+    if hasattr(original, "gold"):
+        return
+
+    @dataclass
+    class DatasetAttr(original):  # type: ignore[misc, valid-type]
+        gold: str | None = None
+        """Column of the verifiable answer."""
+        answer_type: str | None = None
+        """Column that says how to compare (number, choice, expression, text); without it the answer's form decides."""
+
+        def __repr__(self) -> str:  # a dataclass would print every field where LLaMA-Factory prints the name
+            return self.dataset_name
+
+        def join(self, attr: dict[str, Any]) -> None:
+            super().join(attr)
+            for name in GOLD_COLUMNS:
+                self.set_attr(name, attr.get("columns", {}))
+
+    DatasetAttr.__module__ = original.__module__
+    DatasetAttr.__qualname__ = "DatasetAttr"
+    module.DatasetAttr = DatasetAttr

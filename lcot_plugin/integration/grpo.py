@@ -1,0 +1,196 @@
+"""Workflow of `stage: grpo`: what LLaMA-Factory's `run_sft` is to SFT. Reads like a table of contents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+from llamafactory.extras.logging import get_logger
+from llamafactory.extras.ploting import plot_loss
+from llamafactory.model import load_model, load_tokenizer
+from llamafactory.train.trainer_utils import create_modelcard_and_push, create_ref_model
+
+from lcot_plugin.arguments import BatchPlan, plan_batches
+from lcot_plugin.errors import ArgumentError
+from lcot_plugin.evaluate.evaluator import Evaluator, scoring_request
+from lcot_plugin.integration.grpo_trainer import GrpoTrainer
+from lcot_plugin.integration.media import PromptEncoder, batch_media
+from lcot_plugin.policy.trainer import GrpoParts
+from lcot_plugin.report.completions import COMPLETIONS_FILE, CompletionsLog, completion_line
+from lcot_plugin.rewards import Scorer
+from lcot_plugin.rollout.transformers_engine import TransformersEngine
+from lcot_plugin.types import SamplingParams
+from lcot_plugin.vlm import VisionLanguageModel, unwrap_base_model
+
+logger = get_logger(__name__)
+
+
+def run_grpo(
+    model_args: Any,
+    data_args: Any,
+    training_args: Any,
+    finetuning_args: Any,
+    generating_args: Any,
+    callbacks: list[Any] | None = None,
+) -> None:
+    """Trains (`do_train`), evaluates (`do_eval`), and writes everything to `output_dir`."""
+    plan = check_arguments(data_args, training_args, finetuning_args, generating_args)
+    with Scorer(
+        finetuning_args.reward_functions(),
+        finetuning_args.reward_weights(),
+        deadline_seconds=finetuning_args.grpo_reward_deadline,
+    ) as scorer:
+        tokenizer_module = load_tokenizer(model_args)
+        tokenizer = tokenizer_module["tokenizer"]
+        template = get_template_and_fix_tokenizer(tokenizer, data_args)
+        dataset_module = get_dataset(template, model_args, data_args, training_args, stage="grpo", **tokenizer_module)
+        model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
+        ref_model = None
+        if training_args.do_train and finetuning_args.grpo_beta:
+            ref_model = create_ref_model(model_args, finetuning_args)
+
+        parts = make_parts(
+            model, template, tokenizer_module, plan, scorer, training_args, finetuning_args, generating_args
+        )
+        trainer = GrpoTrainer(
+            model=model,
+            args=training_args,
+            finetuning_args=finetuning_args,
+            data_collator=list,
+            callbacks=callbacks,
+            ref_model=ref_model,
+            **dataset_module,
+            **tokenizer_module,
+        )
+        continues_adapter = bool(model_args.adapter_name_or_path) and not finetuning_args.create_new_adapter
+        trainer.setup_grpo(parts, continues_adapter)
+        trainer.evaluator = make_evaluator(parts, training_args)
+
+        if training_args.do_train:
+            train(trainer, training_args, finetuning_args)
+        if training_args.do_eval:
+            metrics = trainer.evaluate(metric_key_prefix="eval")
+            trainer.log_metrics("eval", metrics)
+            trainer.save_metrics("eval", metrics)
+        create_modelcard_and_push(trainer, model_args, data_args, training_args, finetuning_args)
+
+
+def check_arguments(data_args: Any, training_args: Any, finetuning_args: Any, generating_args: Any) -> BatchPlan:
+    """Everything that can be refused before a file is read. Raises ArgumentError."""
+    finetuning_args.check_grpo(training=training_args.do_train)
+    if not (training_args.do_train or training_args.do_eval):
+        raise ArgumentError("stage: grpo has nothing to do: write `do_train: true` or `do_eval: true`.")
+    if generating_args.max_new_tokens < 1:
+        raise ArgumentError(f"max_new_tokens: {generating_args.max_new_tokens} must be at least 1.")
+    if training_args.do_train and (generating_args.temperature <= 0 or not generating_args.do_sample):
+        raise ArgumentError(
+            "stage: grpo compares different completions of a prompt, so it must sample: write `temperature: 1.0` and "
+            "leave out `do_sample: false`."
+        )
+    if generating_args.num_beams != 1:
+        raise ArgumentError("stage: grpo samples; remove `num_beams`.")
+    if data_args.streaming:
+        raise ArgumentError("stage: grpo needs to know how many prompts there are: remove `streaming`.")
+    if data_args.packing:
+        raise ArgumentError("stage: grpo never concatenates prompts: remove `packing`.")
+    if getattr(training_args, "deepspeed_plugin", None) and training_args.deepspeed_plugin.zero_stage == 3:
+        raise ArgumentError("stage: grpo does not support DeepSpeed ZeRO-3 yet: use a ZeRO-1 or ZeRO-2 configuration.")
+    if training_args.fsdp:
+        raise ArgumentError("stage: grpo does not support FSDP yet: use DDP or DeepSpeed ZeRO-1 or ZeRO-2.")
+    world_size = training_args.world_size
+    if not training_args.do_train:
+        group = finetuning_args.grpo_num_generations
+        return BatchPlan(group, 1, 1, group, world_size)
+    return plan_batches(
+        finetuning_args,
+        training_args.per_device_train_batch_size,
+        training_args.gradient_accumulation_steps,
+        world_size,
+    )
+
+
+def make_parts(
+    model: Any,
+    template: Any,
+    tokenizer_module: dict[str, Any],
+    plan: BatchPlan,
+    scorer: Scorer,
+    training_args: Any,
+    finetuning_args: Any,
+    generating_args: Any,
+) -> GrpoParts:
+    """What the training loop and the evaluation call."""
+    tokenizer, plugin = tokenizer_module["tokenizer"], template.mm_plugin
+    vlm = VisionLanguageModel(model, tokenizer, (plugin.image_token, plugin.video_token, plugin.audio_token))
+    engine = TransformersEngine(
+        vlm,
+        tokenizer,
+        end_token_ids(template, tokenizer, model),
+        batch_media,
+        finetuning_args.grpo_rollout_batch_size,
+    )
+    log = CompletionsLog(Path(training_args.output_dir, COMPLETIONS_FILE))
+    return GrpoParts(
+        arguments=finetuning_args,
+        plan=plan,
+        sampling=SamplingParams(
+            num_generations=finetuning_args.grpo_num_generations,
+            max_new_tokens=generating_args.max_new_tokens,
+            temperature=generating_args.temperature,
+            top_p=generating_args.top_p,
+            top_k=generating_args.top_k,
+            repetition_penalty=generating_args.repetition_penalty,
+        ),
+        vlm=vlm,
+        engine=engine,
+        scorer=scorer,
+        encode=PromptEncoder(template, tokenizer_module["processor"], vlm),
+        batch_media=batch_media,
+        scoring_request=scoring_request,
+        completions_log=log,
+        completion_line=completion_line,
+    )
+
+
+def end_token_ids(template: Any, tokenizer: Any, model: Any) -> list[int]:
+    """Every token that ends a turn: the tokenizer's, the template's stop words, those of the generation config."""
+    configured = unwrap_base_model(model).generation_config.eos_token_id
+    configured = [configured] if isinstance(configured, int) else configured or []
+    return sorted({*template.get_stop_token_ids(tokenizer), *configured})
+
+
+def make_evaluator(parts: GrpoParts, training_args: Any) -> Evaluator:
+    """Greedy and sampled accuracy with the stage's own engine and scorer."""
+    from dataclasses import replace
+
+    return Evaluator(
+        engine=parts.engine,
+        scorer=parts.scorer,
+        encode=parts.encode,
+        sampling=replace(
+            parts.sampling, num_generations=parts.arguments.grpo_eval_generations, seed=training_args.seed
+        ),
+        batch_size=training_args.per_device_eval_batch_size,
+    )
+
+
+def train(trainer: GrpoTrainer, training_args: Any, finetuning_args: Any) -> None:
+    """Trains, saves the model, the metrics and the curves."""
+    filled = trainer.prompts_filled()
+    if filled:
+        logger.info_rank0(
+            f"{len(trainer.train_dataset)} prompts do not fill the last batch of an epoch: {filled} of them are taken "
+            "twice, none is left out."
+        )
+    result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.save_model()
+    trainer.log_metrics("train", result.metrics)
+    trainer.save_metrics("train", result.metrics)
+    trainer.save_state()
+    if trainer.is_world_process_zero() and finetuning_args.plot_loss:
+        keys = ["loss", "reward", "completions/length", "entropy"]
+        keys += [f"rewards/{name}" for name in finetuning_args.reward_functions()]
+        if training_args.do_eval or training_args.eval_strategy != "no":
+            keys.append("eval_accuracy")
+        plot_loss(training_args.output_dir, keys=keys)

@@ -1,0 +1,68 @@
+"""Images of a prompt as the model's tensors, through LLaMA-Factory's multimodal plugin, as its SFT collator does.
+
+In: PromptRecord. Out: EncodedPrompt, and the joint tensors of several. A prompt's images are decoded and preprocessed
+once per rollout, however many completions and passes use them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lcot_plugin.errors import DataError
+from lcot_plugin.types import EncodedPrompt, PromptRecord
+from lcot_plugin.vlm import VisionLanguageModel
+
+
+@dataclass(frozen=True)
+class PromptEncoder:
+    """Decodes and preprocesses."""
+
+    template: Any
+    processor: Any
+    vlm: VisionLanguageModel
+
+    def __call__(self, record: PromptRecord) -> EncodedPrompt:
+        """Raises DataError naming the record whose media cannot be read."""
+        if not (record.images or record.videos or record.audios):
+            return EncodedPrompt(record, {})
+        try:
+            inputs = self.template.mm_plugin.get_mm_inputs(
+                record.images,
+                record.videos,
+                record.audios,
+                [len(record.images)],
+                [len(record.videos)],
+                [len(record.audios)],
+                [record.input_ids],
+                self.processor,
+            )
+        except (ValueError, OSError) as error:
+            raise DataError(f"{record.source}, record {record.record}: its media cannot be read: {error}") from error
+        # Token types belong to the sequence and are made for each pass; what forward does not take is bookkeeping.
+        media = {
+            key: torch.as_tensor(value)
+            for key, value in inputs.items()
+            if self.vlm.accepts(key) and not key.endswith("token_type_ids")
+        }
+        return EncodedPrompt(record, media)
+
+
+def batch_media(prompts: Sequence[EncodedPrompt]) -> dict[str, torch.Tensor]:
+    """The media of several prompts, joined along the first axis, in order; a text-only prompt adds nothing.
+
+    Raises DataError where a family's tensors differ in shape from image to image.
+    """
+    keys = {key for prompt in prompts for key in prompt.media}
+    try:
+        return {key: torch.cat([p.media[key] for p in prompts if key in p.media]) for key in sorted(keys)}
+    except RuntimeError as error:
+        shapes = {key: [tuple(p.media[key].shape) for p in prompts if key in p.media] for key in keys}
+        raise DataError(
+            f"The images of these prompts cannot be batched, their tensors differ in shape ({shapes}): use "
+            "grpo_rollout_batch_size and per_device_train_batch_size that put one prompt in a batch, or images of one "
+            "size."
+        ) from error

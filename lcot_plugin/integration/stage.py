@@ -1,0 +1,67 @@
+"""Seam: `llamafactory.train.tuner`. Sends `stage: grpo` to our workflow.
+
+The tuner chooses the stage in an if chain inside `_training_function`, which Ray workers call by its global name too;
+the function is wrapped, and the GRPO stage gets the callbacks that the tuner gives every stage. Can go when stages can
+be registered.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from lcot_plugin.arguments import SAMPLING_DEFAULTS
+
+
+def apply(module: ModuleType) -> None:
+    """Wraps `_training_function` of the tuner."""
+    original = module._training_function
+
+    def _training_function(config: dict[str, Any]) -> None:
+        if not is_grpo(config["args"]):
+            return original(config)
+        _train_grpo(module, with_sampling_defaults(config["args"]), config["callbacks"])
+
+    module._training_function = _training_function
+
+
+def is_grpo(args: dict[str, Any] | list[str]) -> bool:
+    """Whether arguments from a YAML file (a dict) or a command line (a list) ask for the GRPO stage."""
+    if isinstance(args, dict):
+        return args.get("stage") == "grpo"
+    pairs = zip(args, [*args[1:], ""], strict=True)
+    return any((key == "--stage" and value == "grpo") or key == "--stage=grpo" for key, value in pairs)
+
+
+def with_sampling_defaults(args: dict[str, Any] | list[str]) -> dict[str, Any] | list[str]:
+    """Temperature, top-p and top-k that explore, where the user wrote none: LLaMA-Factory's defaults are for chat."""
+    if isinstance(args, dict):
+        return {**SAMPLING_DEFAULTS, **args}
+    written = {arg.split("=")[0] for arg in args}
+    missing = {f"--{key}": str(value) for key, value in SAMPLING_DEFAULTS.items() if f"--{key}" not in written}
+    return [*args, *(part for pair in missing.items() for part in pair)]
+
+
+def _train_grpo(tuner: ModuleType, args: dict[str, Any] | list[str], callbacks: list[Any]) -> None:
+    from lcot_plugin.integration.grpo import run_grpo
+
+    model_args, data_args, training_args, finetuning_args, generating_args = tuner.get_train_args(args)
+    callbacks.append(tuner.LogCallback())
+    if finetuning_args.pissa_convert:
+        callbacks.append(tuner.PissaConvertCallback())
+    if finetuning_args.use_swanlab:
+        callbacks.append(tuner.get_swanlab_callback(finetuning_args))
+    if finetuning_args.early_stopping_steps is not None:
+        callbacks.append(tuner.EarlyStoppingCallback(early_stopping_patience=finetuning_args.early_stopping_steps))
+    if getattr(training_args, "enable_torch_profiler", False):
+        callbacks.append(tuner.TorchProfilerCallback(training_args))
+    if getattr(training_args, "profile_modules", None):
+        callbacks.append(tuner.ModuleProfilerCallback(training_args.profile_modules))
+    callbacks.append(tuner.ReporterCallback(model_args, data_args, finetuning_args, generating_args))
+
+    run_grpo(model_args, data_args, training_args, finetuning_args, generating_args, callbacks)
+
+    if tuner.is_ray_available() and tuner.ray.is_initialized():
+        return  # Ray destroys the process group itself
+    if tuner.dist.is_initialized():
+        tuner.dist.destroy_process_group()

@@ -1,0 +1,123 @@
+"""The GRPO stage in processes of its own: two processes equal one, a killed run resumes as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from twins import TWIN_TEMPLATES, write_problems
+
+PROBE = Path(__file__).with_name("run_with_probe.py")
+
+REWARD = '''
+def even_tokens(completions, completion_ids, **kwargs):
+    """Something that a random model earns now and then."""
+    return [sum(token % 2 == 0 for token in ids) / len(ids) for ids in completion_ids]
+'''
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, twin: Any) -> dict[str, Any]:
+    """GRPO on a tiny Qwen2.5-VL with image, two-image and text-only prompts, and a user's reward function."""
+    folder = tmp_path_factory.mktemp("grpo")
+    write_problems(folder, 12, num_text_only=4, num_two_images=4)
+    (folder / "reward.py").write_text(REWARD)
+    return {
+        "model_name_or_path": str(twin("qwen2_5_vl")),
+        "template": TWIN_TEMPLATES["qwen2_5_vl"],
+        "stage": "grpo",
+        "do_train": True,
+        "finetuning_type": "full",
+        "dataset": "problems",
+        "dataset_dir": str(folder),
+        "media_dir": str(folder),
+        "cutoff_len": 512,
+        "max_new_tokens": 12,
+        "grpo_num_generations": 4,
+        "grpo_num_iterations": 2,
+        "grpo_beta": 0.05,
+        "grpo_reward_funcs": f"{folder / 'reward.py'}:even_tokens",
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 1e-3,
+        "max_grad_norm": 0.0,
+        "max_steps": 6,
+        "save_steps": 3,
+        "logging_steps": 1,
+        "report_to": "none",
+        "use_cpu": True,
+    }
+
+
+def run(recipe: dict[str, Any], folder: Path, *probe: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**recipe, "output_dir": str(folder / "out")}))
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*launcher, str(PROBE), str(path), *probe], env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def whole_run(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process, six steps, never interrupted; its first gradients saved."""
+    folder = tmp_path_factory.mktemp("whole")
+    result = run(recipe, folder, f"gradients={folder / 'gradients.pt'}")
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder
+
+
+def test_two_processes_give_the_gradients_of_one(whole_run: Path, recipe: dict[str, Any], tmp_path: Path) -> None:
+    halved = {**recipe, "per_device_train_batch_size": 4, "max_steps": 1, "save_strategy": "no", "ddp_backend": "gloo"}
+    result = run(halved, tmp_path, f"gradients={tmp_path / 'gradients.pt'}", processes=2)
+    assert result.returncode == 0, result.stderr[-3000:]
+    one, two = torch.load(whole_run / "gradients.pt"), torch.load(tmp_path / "gradients.pt")
+    assert one.keys() == two.keys()
+    assert max(gradient.abs().max() for gradient in one.values()) > 1e-3
+    for name, gradient in one.items():
+        torch.testing.assert_close(two[name], gradient, atol=1e-5, rtol=0, msg=name)
+
+
+def test_a_killed_run_resumes_to_the_same_weights(whole_run: Path, recipe: dict[str, Any], tmp_path: Path) -> None:
+    # The checkpoint at step 3 lies between the two updates of a rollout, the kill in the middle of a later one.
+    killed = run(recipe, tmp_path, "kill_after=5")
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    resumed = run(recipe, tmp_path)
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+
+    whole, again = (load_file(folder / "out" / "model.safetensors") for folder in (whole_run, tmp_path))
+    start = load_file(Path(recipe["model_name_or_path"], "model.safetensors"))
+    assert any(not torch.equal(whole[name], start[name]) for name in whole)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+    completions = [(folder / "out" / "completions.jsonl").read_text() for folder in (whole_run, tmp_path)]
+    assert completions[0] == completions[1]
+    lines = [json.loads(line) for line in completions[0].splitlines()]
+    assert len(lines) == 3 * 16  # three rollouts for six steps
+    assert {line["step"] for line in lines} == {0, 2, 4}
+
+
+def test_a_checkpoint_without_its_completions_is_refused(
+    whole_run: Path, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "out" / "checkpoint-3"
+    checkpoint.parent.mkdir()
+    (whole_run / "out" / "checkpoint-3").rename(checkpoint)
+    (checkpoint / "experience_rank0.pt").unlink()
+    result = run(recipe, tmp_path)
+    assert result.returncode != 0
+    assert "experience_rank0.pt is missing" in result.stderr

@@ -1,0 +1,159 @@
+"""The `lcot` command, in process."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lcot_plugin import __version__, activation, cli, doctor, recipes
+from lcot_plugin.errors import ArgumentError
+from lcot_plugin.integration import contract
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"lcot-plugin {__version__}\n"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom lcot_plugin import cli\n"
+        "try:\n    cli.main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print({'torch', 'transformers', 'llamafactory', 'numpy'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(command in result.stdout for command in ("train", "doctor", "init"))
+    assert result.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.yaml"], "There is no file missing.yaml"),
+        (["run.txt"], "is not a .yaml"),
+        (["here.yaml", "seed"], "'seed' is not of the form key=value"),
+    ],
+)
+def test_train_says_what_is_wrong_with_its_arguments(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "here.yaml").write_text("stage: grpo\n")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_train_refuses_to_run_switched_off(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("LCOT_PLUGIN", "0")
+    assert cli.main(["train", "x.yaml"]) == 1
+    assert "LCOT_PLUGIN=0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("under_torchrun", "expected"),
+    [(False, ["lcot", "train", "x.yaml", "seed=1"]), (True, ["lcot", "x.yaml", "seed=1"])],
+)
+def test_train_hands_over_to_llamafactory(
+    under_torchrun: bool, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llamafactory import launcher
+    from llamafactory.train import tuner
+
+    calls: list[list[str]] = []
+    monkeypatch.setattr(launcher, "launch", lambda: calls.append(list(sys.argv)))
+    monkeypatch.setattr(launcher, "__file__", launcher.__file__)
+    monkeypatch.setattr(tuner, "run_exp", lambda: calls.append(list(sys.argv)))
+    monkeypatch.setattr(sys, "argv", ["lcot"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if under_torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    (tmp_path / "x.yaml").write_text("stage: grpo\n")
+
+    assert cli.main(["train", "x.yaml", "seed=1"]) == 0
+    assert calls == [expected]
+    assert under_torchrun or Path(launcher.__file__).name == "worker.py"
+    assert activation.installed()
+
+
+@pytest.fixture
+def recipe_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    package = tmp_path / "site" / "lcot_plugin"
+    for folder, name, text in [
+        (
+            "yaml_recipes/paper",
+            "sft.yaml",
+            "model_name_or_path: lcot_plugin/demo/model  # bundled\ndataset_dir: dataset_info\n",
+        ),
+        ("dataset_info", "dataset_info.json", '{"d": {"file_name": "../lcot_plugin/demo/data/d.json"}}'),
+    ]:
+        (package / "_recipes" / folder).mkdir(parents=True)
+        (package / "_recipes" / folder / name).write_text(text)
+    monkeypatch.setattr(recipes, "PACKAGE", package)
+    return package
+
+
+def test_init_copies_the_recipes_with_absolute_paths(recipe_tree: Path, tmp_path: Path) -> None:
+    assert cli.main(["init", str(tmp_path / "work")]) == 0
+    demo = (recipe_tree / "demo").as_posix()
+    recipe = (tmp_path / "work/yaml_recipes/paper/sft.yaml").read_text()
+    assert recipe == f"model_name_or_path: {demo}/model  # bundled\ndataset_dir: dataset_info\n"
+    listing = json.loads((tmp_path / "work/dataset_info/dataset_info.json").read_text())
+    assert listing == {"d": {"file_name": f"{demo}/data/d.json"}}
+
+
+def test_init_overwrites_only_when_told(recipe_tree: Path, tmp_path: Path) -> None:
+    destination = tmp_path / "work"
+    recipes.copy_recipes(destination)
+    mine = destination / "yaml_recipes/paper/sft.yaml"
+    mine.write_text("mine")
+    with pytest.raises(ArgumentError, match="--force"):
+        recipes.copy_recipes(destination)
+    assert mine.read_text() == "mine"
+    assert cli.main(["init", str(destination), "--force"]) == 0
+    assert mine.read_text() != "mine"
+
+
+def test_the_source_tree_has_recipes_to_copy() -> None:
+    assert (recipes.source_root() / "yaml_recipes").is_dir()
+
+
+def test_doctor_prints_a_line_each_and_fails_on_a_problem(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = doctor.Finding("torch", "2.14.1")
+    bad = doctor.Finding("transformers", "5.3.0", contract.requirement_problem("transformers", "5.3.0"))
+    for name in ("torch_findings", "contract_findings"):
+        monkeypatch.setattr(doctor, name, list)
+    monkeypatch.setattr(doctor, "activation_finding", lambda: good)
+
+    monkeypatch.setattr(doctor, "version_findings", lambda: [good])
+    assert cli.main(["doctor"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "everything is in order"
+
+    monkeypatch.setattr(doctor, "version_findings", lambda: [good, bad])
+    assert cli.main(["doctor"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("WRONG  transformers")
+    assert "pip install transformers==5.5.4" in lines[1]
+    assert lines[-1] == "1 problem(s) found"
+
+
+def test_doctor_finds_this_environment_good_or_says_why() -> None:
+    problems = [finding.problem for finding in doctor.version_findings() if finding.problem]
+    assert problems == []
+
+
+def test_doctor_names_a_missing_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(contract.REQUIREMENTS, "no-such-distribution", ">=1")
+    monkeypatch.setitem(contract.RECOMMENDED, "no-such-distribution", "1.0")
+    (finding,) = [f for f in doctor.version_findings() if f.subject == "no-such-distribution"]
+    assert finding.problem == "no-such-distribution is not installed. Run `pip install no-such-distribution==1.0`."
