@@ -29,6 +29,7 @@ SEAMS: dict[str, str] = {
     "llamafactory.hparams.finetuning_args": "lcot_plugin.integration.arguments",
     "llamafactory.data.parser": "lcot_plugin.integration.dataset_columns",
     "llamafactory.data.loader": "lcot_plugin.integration.data",
+    "llamafactory.train.sft.trainer": "lcot_plugin.integration.resume",
     "llamafactory.train.tuner": "lcot_plugin.integration.stage",
     "llamafactory.webui.runner": "lcot_plugin.integration.webui",
 }

@@ -189,13 +189,15 @@ def plan_batches(
         )
     completions, group = per_device_batch_size * steps, arguments.grpo_num_generations
     if completions % group:
-        accumulation = next(n for n in range(steps, steps + group + 1) if per_device_batch_size * n % group == 0)
-        key = "grpo_steps_per_generation" if arguments.grpo_steps_per_generation else "gradient_accumulation_steps"
+        key, unit = "gradient_accumulation_steps", 1
+        if arguments.grpo_steps_per_generation:
+            key, unit = "grpo_steps_per_generation", gradient_accumulation_steps
+        enough = next(n for n in range(steps, steps + group * unit + 1, unit) if per_device_batch_size * n % group == 0)
         divisors = [n for n in range(2, completions + 1) if completions % n == 0]
         groups = f", or grpo_num_generations one of {', '.join(map(str, divisors))}" if divisors else ""
         raise ArgumentError(
             f"Batch not divisible: per_device_train_batch_size ({per_device_batch_size}, it counts completions) x "
             f"{key} ({steps}) = {completions} completions per process, which is not a multiple of "
-            f"grpo_num_generations ({group}). Write {key}: {accumulation}{groups}."
+            f"grpo_num_generations ({group}). Write {key}: {enough}{groups}."
         )
     return BatchPlan(per_device_batch_size, steps, arguments.grpo_num_iterations, group, world_size)

@@ -7,12 +7,12 @@ What the base model is taught:
 
 1. to read: first one cell, then up to three, then up to six. Longer rows from the start, or no learning-rate warm-up,
    and it never learns to look at the picture;
-2. the 200 sums and differences of two digits modulo 10, as text without a picture;
+2. the 200 sums and differences of two digits modulo 10, as lines of text that have nothing to do with each other;
 3. the form of a short answer, `\\boxed{d}`, on right answers. It learns the form and that any digit is possible; which
    digit it is, it cannot find in one step.
 
-What it is not taught: to chain what it knows. There is no thought in any of its responses; that is what the SFT stage
-is there to add. The problems of the test set are kept out of all phases.
+What it is not taught: to chain what it knows. There is no thought in any of its responses, and no line goes on from the
+one before; that is what the SFT stage is there to add. The problems of the test set are kept out of all phases.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Phase:
     max_operands: int
     num_steps: int
     fact_share: float = 0.0
-    """Share of the batch that asks for one sum or difference, without a picture."""
+    """Share of the batches that drill sums and differences, without a picture."""
     short_answer_share: float = 0.0
-    """Share of the batch that asks for the result; what remains asks to read the picture."""
+    """Share of the rows with a picture that ask for the result; the others ask to read it."""
     learning_rate: float = 1e-3
 
 
@@ -65,10 +65,12 @@ CURRICULUM = [
     Phase("read 1 cell", 1, 1, 250),
     Phase("read 1 to 3 cells", 1, 3, 300),
     Phase("read 2 to 6 cells", 2, MAX_OPERANDS, 400),
-    Phase("sums and differences", MIN_OPERANDS, MAX_OPERANDS, 600, fact_share=0.8),
-    Phase("all three", MIN_OPERANDS, MAX_OPERANDS, 300, fact_share=0.3, short_answer_share=0.3, learning_rate=5e-4),
+    Phase("sums and differences", MIN_OPERANDS, MAX_OPERANDS, 360, fact_share=0.75),
+    Phase("all three", MIN_OPERANDS, MAX_OPERANDS, 240, fact_share=0.3, short_answer_share=0.5, learning_rate=5e-4),
 ]
 BATCH_SIZE = 64
+NUM_DRILL_LINES = 12
+DRILL_QUESTION = "What are the results modulo 10?"
 NUM_WARMUP_STEPS = 60
 
 
@@ -98,6 +100,8 @@ class BatchMaker:
         self.mean = torch.tensor(processor.image_processor.image_mean).view(1, 3, 1, 1, 1)
         self.std = torch.tensor(processor.image_processor.image_std).view(1, 3, 1, 1, 1)
         self.processor = processor
+        self.drill_prompt = self._prompt_ids(DRILL_QUESTION)
+        self.equals_id = self.tokenizer.convert_tokens_to_ids("=")
         self.prompts = {question: self._picture_prompt(question) for question in (QUESTION, READING_QUESTION)}
 
     def batch(self, phase: Phase, size: int) -> dict[str, torch.Tensor]:
@@ -105,14 +109,13 @@ class BatchMaker:
         rows: list[tuple[list[int], list[int]]] = []
         cells: list[np.ndarray] = []
         grids: list[list[int]] = []
+        drill = self.rng.random_sample() < phase.fact_share
         for _ in range(size):
-            kind = self.rng.random_sample()
-            if kind < phase.fact_share:
-                question, response = self._draw_fact()
-                prompt = self._prompt_ids(question)
+            if drill:
+                prompt, response = self.drill_prompt, self._draw_drill()
             else:
                 problem, pixels = self._draw(phase)
-                short = kind < phase.fact_share + phase.short_answer_share
+                short = self.rng.random_sample() < phase.short_answer_share
                 response = problem.short_response if short else problem.expression
                 before, after = self.prompts[QUESTION if short else READING_QUESTION]
                 prompt = before + [self.image_token_id] * len(pixels) + after
@@ -128,6 +131,9 @@ class BatchMaker:
             num_tokens = len(prompt) + len(response)
             input_ids[row, :num_tokens] = torch.tensor(prompt + response)
             labels[row, len(prompt) : num_tokens] = torch.tensor(response)
+            if drill:  # its operands are random: only what follows "=" can be learned
+                before_result = input_ids[row, : num_tokens - 1] == self.equals_id
+                labels[row, 1:num_tokens].masked_fill_(~before_result, IGNORED)
             attention_mask[row, :num_tokens] = 1
         media = {"pixel_values": self.patches(cells), "image_grid_thw": torch.tensor(grids)} if cells else {}
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **media}
@@ -148,10 +154,13 @@ class BatchMaker:
             if problem.expression not in self.held_out:
                 return problem, [self.bank.draw(text, self.rng) for text in cells_of(problem.start, problem.operations)]
 
-    def _draw_fact(self) -> tuple[str, str]:
-        left, right, sign = self.rng.randint(10), self.rng.randint(10), "+-"[self.rng.randint(2)]
-        result = (left + right if sign == "+" else left - right) % 10
-        return f"What is {left}{sign}{right} modulo 10?", f"{left}{sign}{right}={result}"
+    def _draw_drill(self) -> str:
+        lines = []
+        for _ in range(NUM_DRILL_LINES):
+            left, right, sign = self.rng.randint(10), self.rng.randint(10), "+-"[self.rng.randint(2)]
+            result = (left + right if sign == "+" else left - right) % 10
+            lines.append(f"{left}{sign}{right}={result}")
+        return "\n".join(lines)
 
     def _prompt_ids(self, content: str | list[dict[str, str]]) -> list[int]:
         turn = {"role": "user", "content": content}

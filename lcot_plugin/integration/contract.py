@@ -284,21 +284,21 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "data.processor.unsupervised",
         "UnsupervisedDatasetProcessor._encode_data_example",
-        "integration/data.py",
+        "integration/prompts.py",
         "encodes RL prompts with it, so that they equal the SFT prompts",
         parameters="self prompt response system tools images videos audios",
     ),
     Pin(
         "data.template",
         "Template.encode_oneturn",
-        "integration/data.py",
+        "integration/prompts.py",
         "encodes prompts with it",
         parameters="self tokenizer messages system tools",
     ),
     Pin(
         "data.template",
         "Template.encode_multiturn",
-        "integration/data.py",
+        "integration/prompts.py",
         "compares SFT prompts with RL prompts through it",
         parameters="self tokenizer messages system tools discarding_history_cot",
     ),
@@ -319,14 +319,14 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "data.mm_plugin",
         "BasePlugin.process_messages",
-        "integration/data.py",
+        "integration/prompts.py",
         "expands image placeholders with it",
         parameters="self messages images videos audios processor",
     ),
     Pin(
         "data.mm_plugin",
         "BasePlugin.process_token_ids",
-        "integration/data.py",
+        "integration/prompts.py",
         "expands image tokens with it",
         parameters="self input_ids labels images videos audios tokenizer processor",
     ),
@@ -405,6 +405,16 @@ PINS: tuple[Pin, ...] = (
         parameters="tokenizer model_args finetuning_args is_trainable add_valuehead",
     ),
     Pin("model", "load_tokenizer", "integration/grpo.py", "loads the processor with it", parameters="model_args"),
+    # integration/webui.py
+    Pin("webui.runner", "TRAINING_STAGES", "integration/webui.py", "adds the stage to it"),
+    Pin(
+        "webui.runner",
+        "Runner._parse_train_args",
+        "integration/webui.py",
+        "gives the stage its arguments",
+        parameters="self data",
+        calls="TRAINING_STAGES[",
+    ),
     # cli.py
     Pin(
         "launcher",

@@ -15,11 +15,11 @@ from types import ModuleType
 from typing import Any
 
 from lcot_plugin.errors import DataError
+from lcot_plugin.integration.gold import gold_text
 from lcot_plugin.integration.prompts import (
     GrpoPromptProcessor,
     NamedErrorsPackedProcessor,
     NamedErrorsSupervisedProcessor,
-    gold_text,
 )
 
 _stage: ContextVar[str] = ContextVar("lcot_stage", default="sft")
@@ -127,6 +127,7 @@ def _align_with_gold(original_align: Any, dataset: Any, dataset_attr: Any, data_
             "gold_column": dataset_attr.gold,
             "type_column": dataset_attr.answer_type,
             "source": getattr(dataset_attr, "lcot_name", dataset_attr.dataset_name),
+            "file": dataset_attr.dataset_name,
         },
         desc="Reading gold answers",
         **options,
@@ -150,12 +151,14 @@ def _align_with_gold(original_align: Any, dataset: Any, dataset_attr: Any, data_
 
 
 def _extra_columns(
-    example: dict[str, Any], index: int, gold_column: str | None, type_column: str | None, source: str
+    example: dict[str, Any], index: int, gold_column: str | None, type_column: str | None, source: str, file: str
 ) -> dict[str, Any]:
     return {
-        "_gold": gold_text(example[gold_column]) if gold_column else None,
+        # "" where the named column is blank: an error then; None where none is named: the response may have it.
+        "_gold": (gold_text(example[gold_column]) or "") if gold_column else None,
         "_answer_type": str(example[type_column] or "auto") if type_column else "auto",
         "_source": source,
+        "_file": file,
         "_record": index,
     }
 
@@ -191,7 +194,7 @@ def _tokenise_prompts(
 
 
 def _report_overlong(dataset: Any, tokenised: Any, cutoff_len: int, should_log: bool) -> None:
-    kept = set(zip(tokenised["source"], tokenised["record"], strict=True))
+    kept = set(zip(tokenised["source"], tokenised["record"], strict=True)) if len(tokenised) else set()
     lost = [key for key in zip(dataset["_source"], dataset["_record"], strict=True) if key not in kept]
     message = (
         f"{len(lost)} of {len(dataset)} prompts are longer than cutoff_len = {cutoff_len} tokens and are left out "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def run_grpo(
     ) as scorer:
         tokenizer_module = load_tokenizer(model_args)
         tokenizer = tokenizer_module["tokenizer"]
+        check_template(tokenizer, model_args, data_args)
         template = get_template_and_fix_tokenizer(tokenizer, data_args)
         dataset_module = get_dataset(template, model_args, data_args, training_args, stage="grpo", **tokenizer_module)
         model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
@@ -110,6 +112,16 @@ def check_arguments(data_args: Any, training_args: Any, finetuning_args: Any, ge
     )
 
 
+def check_template(tokenizer: Any, model_args: Any, data_args: Any) -> None:
+    """LLaMA-Factory falls back to an empty template: no turns, and nothing that ends an answer."""
+    if data_args.template == "empty" or (data_args.template is None and not tokenizer.chat_template):
+        raise ArgumentError(
+            f"{model_args.model_name_or_path} has no chat template, so a prompt could not say where the question ends: "
+            "write the template of its family, for example `template: qwen2_vl` (a base model can be given any, it "
+            "learns it in SFT)."
+        )
+
+
 def make_parts(
     model: Any,
     template: Any,
@@ -162,8 +174,6 @@ def end_token_ids(template: Any, tokenizer: Any, model: Any) -> list[int]:
 
 def make_evaluator(parts: GrpoParts, training_args: Any) -> Evaluator:
     """Greedy and sampled accuracy with the stage's own engine and scorer."""
-    from dataclasses import replace
-
     return Evaluator(
         engine=parts.engine,
         scorer=parts.scorer,

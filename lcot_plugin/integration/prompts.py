@@ -6,7 +6,6 @@ The prompt is encoded by the calls that SFT makes (`mm_plugin.process_messages`,
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from dataclasses import dataclass
@@ -20,16 +19,7 @@ from llamafactory.data.processor import (
 )
 
 from lcot_plugin.errors import DataError
-
-
-def gold_text(value: Any) -> str | None:
-    """A gold answer of any JSON type as text: 3 gives "3", ["x"] gives "x"; None and blanks give None."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if value is None:
-        return None
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text.strip() or None
+from lcot_plugin.integration.gold import answer_of_response
 
 
 @dataclass
@@ -45,7 +35,7 @@ class GrpoPromptProcessor(UnsupervisedDatasetProcessor):
             try:
                 row = self._prompt_row(example)
             except DataError as fault:
-                faults.append(f"{example['_source']}, record {example['_record']}: {fault}")
+                faults.append(f"{example['_source']} ({example['_file']}), record {example['_record']}: {fault}")
                 continue
             if len(row["input_ids"]) <= self.data_args.cutoff_len:
                 for key, value in row.items():
@@ -63,8 +53,8 @@ class GrpoPromptProcessor(UnsupervisedDatasetProcessor):
                 "not a conversation that ends with a question of the user: check the roles and `tags` in "
                 "dataset_info.json."
             )
-        gold = example["_gold"] or self._answer_of_response(example["_response"])
-        if gold is None:
+        gold = example["_gold"] if example["_gold"] is not None else answer_of_response(example["_response"])
+        if not gold:
             raise DataError(
                 "no gold answer. Stage grpo needs one per record: name its column in dataset_info.json, for example "
                 '"columns": {"prompt": "problem", "images": "images", "gold": "answer"}, and fill or remove empty ones.'
@@ -90,13 +80,6 @@ class GrpoPromptProcessor(UnsupervisedDatasetProcessor):
             "source": example["_source"],
             "record": example["_record"],
         }
-
-    @staticmethod
-    def _answer_of_response(response: list[dict[str, str]]) -> str | None:
-        """The final answer of a worked solution, for sets that have no column of their own for it."""
-        from lcot_plugin.rewards import extract_answer
-
-        return gold_text(extract_answer(response[0]["content"])) if response else None
 
     def print_data_example(self, example: dict[str, Any]) -> None:
         """What one prompt looks like to the model, and the answer that is expected."""

@@ -7,6 +7,7 @@ be registered.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -29,8 +30,7 @@ def is_grpo(args: dict[str, Any] | list[str]) -> bool:
     """Whether arguments from a YAML file (a dict) or a command line (a list) ask for the GRPO stage."""
     if isinstance(args, dict):
         return args.get("stage") == "grpo"
-    pairs = zip(args, [*args[1:], ""], strict=True)
-    return any((key == "--stage" and value == "grpo") or key == "--stage=grpo" for key, value in pairs)
+    return "--stage=grpo" in args or ("--stage", "grpo") in pairwise(args)
 
 
 def with_sampling_defaults(args: dict[str, Any] | list[str]) -> dict[str, Any] | list[str]:

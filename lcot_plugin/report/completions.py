@@ -63,11 +63,11 @@ class CompletionsLog:
         if not self.path.exists():
             return
         kept = []
-        with self.path.open(encoding="utf-8") as file:
+        with self.path.open("rb") as file:  # bytes: a line may be cut inside a character
             for line in file:
-                if not line.endswith("\n") or json.loads(line)["step"] >= step:
+                if not line.endswith(b"\n") or json.loads(line)["step"] >= step:
                     break
                 kept.append(line)
         partial = self.path.with_suffix(".tmp")
-        partial.write_text("".join(kept), encoding="utf-8")
+        partial.write_bytes(b"".join(kept))
         partial.replace(self.path)

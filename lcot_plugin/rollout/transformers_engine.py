@@ -34,7 +34,8 @@ class _Rows:
     index: torch.Tensor
     """[rows] int64, which completion of the batch each row is."""
     previous_ids: torch.Tensor
-    """[rows, length] int64, padded prompt and completion so far."""
+    """[rows, length] int64, prompt and completion so far; the prompt's last token stands at its padding, where the
+    repetition penalty must not find a token that the prompt does not hold."""
     attention_mask: torch.Tensor
     """[rows, length] int64, 0 at the prompt's padding."""
     next_positions: torch.Tensor
@@ -100,8 +101,8 @@ class TransformersEngine:
         num_generations = sampling.num_generations
         keys = [(slot, completion) for slot in slots for completion in range(num_generations)]
         uniforms = row_uniforms(sampling.seed, keys, sampling.max_new_tokens).to(device)
-        sampler = TokenSampler(sampling, torch.tensor(self.vlm.banned_token_ids, device=device))
-        end_token_ids = torch.tensor(self.end_token_ids, device=device)
+        sampler = TokenSampler(sampling, torch.tensor(self.vlm.banned_token_ids, dtype=torch.long, device=device))
+        end_token_ids = torch.tensor(self.end_token_ids, dtype=torch.long, device=device)
 
         cache, logits, rows = self._prefill(model, prompts, num_generations, device)
         tokens = torch.zeros(len(keys), sampling.max_new_tokens, dtype=torch.long, device=device)
@@ -158,7 +159,7 @@ class TransformersEngine:
 
         rows = _Rows(
             index=torch.arange(len(prompts) * num_generations, device=device),
-            previous_ids=repeat(input_ids),
+            previous_ids=repeat(input_ids.where(attention_mask.bool(), input_ids[:, -1:])),
             attention_mask=repeat(attention_mask),
             next_positions=repeat(self.vlm.next_positions(positions)),
             finished=torch.zeros(len(prompts) * num_generations, dtype=torch.bool, device=device),

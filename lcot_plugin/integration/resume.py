@@ -1,0 +1,56 @@
+"""Seam: `llamafactory.train.sft.trainer`. Makes a resumed run of a full or freeze tuned VLM go on from its checkpoint.
+
+transformers saves many VLMs under older parameter names (`visual.*` for `model.visual.*`), which `from_pretrained`
+translates back. `Trainer` resumes with a plain `load_state_dict(strict=False)` instead: no name fits, a warning about
+missing keys scrolls by, and training goes on from the *base* weights with the checkpoint's optimizer and step. Measured
+on transformers 4.57.6 and 5.5.4 with Qwen2.5-VL. Adapters are not affected. Can go when Trainer loads checkpoints by
+`from_pretrained`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lcot_plugin.vlm import unwrap_base_model
+
+_WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def apply(module: ModuleType) -> None:
+    """Replaces `CustomSeq2SeqTrainer` by a subclass that loads checkpoints by their real names."""
+    original = module.CustomSeq2SeqTrainer
+    if hasattr(original, "_holds_full_weights"):
+        return
+
+    class CustomSeq2SeqTrainer(original):  # type: ignore[misc, valid-type]
+        __doc__ = original.__doc__
+
+        def _holds_full_weights(self, checkpoint: str, model: Any) -> bool:
+            sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+            plain = model is unwrap_base_model(model)  # not PEFT
+            return plain and not sharded and any(Path(checkpoint, name).is_file() for name in _WEIGHT_FILES)
+
+        def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+            model = self.model if model is None else model
+            if self._holds_full_weights(resume_from_checkpoint, model):
+                load_full_weights(model, resume_from_checkpoint)
+            else:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+        def _load_best_model(self) -> None:
+            if self._holds_full_weights(self.state.best_model_checkpoint, self.model):
+                load_full_weights(self.model, self.state.best_model_checkpoint)
+            else:
+                super()._load_best_model()
+
+    CustomSeq2SeqTrainer.__module__ = original.__module__
+    CustomSeq2SeqTrainer.__qualname__ = "CustomSeq2SeqTrainer"
+    module.CustomSeq2SeqTrainer = CustomSeq2SeqTrainer
+
+
+def load_full_weights(model: Any, checkpoint: str) -> None:
+    """Every weight of `model` from a checkpoint folder; raises RuntimeError where a name or a shape does not fit."""
+    saved = type(model).from_pretrained(checkpoint, config=model.config, dtype=model.dtype)
+    model.load_state_dict(saved.state_dict(), strict=True)

@@ -1,0 +1,186 @@
+"""What a user gets wrong, and that the error names the file, the record and what to write, before any training."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from twins import TWIN_TEMPLATES, write_problems
+
+from lcot_plugin.errors import ArgumentError, DataError, RewardError
+
+
+@pytest.fixture
+def problems(tmp_path: Path) -> Path:
+    """A folder with four good records, to be spoilt."""
+    write_problems(tmp_path, 4)
+    return tmp_path
+
+
+@pytest.fixture
+def recipe(problems: Path, twin: Any) -> dict[str, Any]:
+    return {
+        "model_name_or_path": str(twin("qwen2_5_vl")),
+        "template": TWIN_TEMPLATES["qwen2_5_vl"],
+        "stage": "grpo",
+        "do_train": True,
+        "finetuning_type": "full",
+        "dataset": "problems",
+        "dataset_dir": str(problems),
+        "media_dir": str(problems),
+        "cutoff_len": 512,
+        "output_dir": str(problems / "out"),
+        "per_device_train_batch_size": 8,
+        "report_to": "none",
+        "use_cpu": True,
+    }
+
+
+def run(recipe: dict[str, Any]) -> None:
+    """What `llamafactory-cli train` runs, in this process."""
+    from llamafactory.train.tuner import run_exp
+
+    run_exp(recipe)
+
+
+def spoil(folder: Path, record: int, **fields: Any) -> None:
+    path = folder / "problems.json"
+    records = json.loads(path.read_text())
+    records[record] |= fields
+    path.write_text(json.dumps(records))
+
+
+def expect(error: type[Exception], recipe: dict[str, Any], *parts: str) -> None:
+    with pytest.raises(error) as caught:
+        run(recipe)
+    for part in parts:
+        assert part in str(caught.value)
+    assert not Path(recipe["output_dir"], "trainer_log.jsonl").exists(), "training must not have begun"
+
+
+def test_missing_image(recipe: dict[str, Any], problems: Path) -> None:
+    spoil(problems, 2, images=["gone.png"])
+    expect(DataError, recipe, "problems (problems.json), record 2", "gone.png", "does not exist", "media_dir")
+
+
+def test_broken_image(recipe: dict[str, Any], problems: Path) -> None:
+    (problems / "broken.png").write_bytes(b"\x89PNG not really")
+    spoil(problems, 1, images=["broken.png"])
+    expect(DataError, recipe, "problems (problems.json), record 1", "broken.png")
+
+
+def test_wrong_number_of_image_tags(recipe: dict[str, Any], problems: Path) -> None:
+    spoil(problems, 3, problem="<image><image>How many?")
+    expect(DataError, recipe, "record 3", "2 <image> in the text for 1 images", "write one <image> per image")
+
+
+def test_no_gold_answer(recipe: dict[str, Any], problems: Path) -> None:
+    spoil(problems, 0, answer="  ")
+    expect(DataError, recipe, "problems (problems.json), record 0", "no gold answer", '"gold": "answer"')
+
+
+def test_every_bad_record_is_named(recipe: dict[str, Any], problems: Path) -> None:
+    spoil(problems, 0, images=["gone.png"])
+    spoil(problems, 3, answer=None)
+    expect(DataError, recipe, "2 records cannot be used", "record 0", "record 3")
+
+
+def test_gold_column_that_is_not_there(recipe: dict[str, Any], problems: Path) -> None:
+    info = json.loads((problems / "dataset_info.json").read_text())
+    info["problems"]["columns"]["gold"] = "solution"
+    (problems / "dataset_info.json").write_text(json.dumps(info))
+    expect(DataError, recipe, "no column 'solution'", "answer")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "\n[ ]\n"])
+def test_empty_data_set(recipe: dict[str, Any], problems: Path, content: str) -> None:
+    (problems / "problems.json").write_text(content.replace("[ ]", "[]"))
+    expect(DataError, recipe, "problems (problems.json) is empty")
+
+
+def test_every_prompt_over_cutoff(recipe: dict[str, Any]) -> None:
+    expect(DataError, {**recipe, "cutoff_len": 4}, "4 of 4 prompts are longer than cutoff_len = 4", "problems record 0")
+
+
+def test_unknown_reward(recipe: dict[str, Any]) -> None:
+    expect(RewardError, {**recipe, "grpo_reward_funcs": "acuracy"}, "acuracy", "accuracy")
+
+
+def test_reward_file_that_is_not_there(recipe: dict[str, Any]) -> None:
+    expect(RewardError, {**recipe, "grpo_reward_funcs": "no/such/file.py:reward"}, "no/such/file.py")
+
+
+def test_group_of_one(recipe: dict[str, Any]) -> None:
+    expect(ArgumentError, {**recipe, "grpo_num_generations": 1}, "grpo_num_generations: 1", "write 2 or more")
+
+
+def test_batch_not_divisible(recipe: dict[str, Any]) -> None:
+    expect(
+        ArgumentError,
+        {**recipe, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2},
+        "not a multiple of grpo_num_generations (8)",
+        "gradient_accumulation_steps: 8",
+    )
+
+
+def test_greedy_training(recipe: dict[str, Any]) -> None:
+    expect(ArgumentError, {**recipe, "temperature": 0.0}, "temperature: 1.0")
+
+
+def test_unknown_key_is_still_rejected(recipe: dict[str, Any]) -> None:
+    expect(ValueError, {**recipe, "grpo_num_generation": 8}, "grpo_num_generation")
+
+
+def test_model_without_a_chat_template(recipe: dict[str, Any]) -> None:
+    expect(ArgumentError, {**recipe, "template": "empty"}, "no chat template", "template: qwen2_vl")
+
+
+def test_template_without_images(recipe: dict[str, Any]) -> None:
+    expect(DataError, {**recipe, "template": "qwen"}, "record 0", "does not support image input")
+
+
+def test_sft_errors_name_the_record_too(recipe: dict[str, Any], problems: Path) -> None:
+    spoil(problems, 2, problem="<image><image>What is this one?")
+    expect(DataError, {**recipe, "stage": "sft"}, "What is this one?", "2 <image> in the text for 1 images")
+
+
+def test_overlong_prompts_are_counted_and_named(recipe: dict[str, Any], problems: Path) -> None:
+    from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+    from llamafactory.hparams import get_train_args
+    from llamafactory.model import load_tokenizer
+
+    spoil(problems, 1, problem="<image>" + "How many circles are there? " * 40)
+    model_args, data_args, training_args, _, _ = get_train_args({**recipe, "cutoff_len": 200})
+    module = load_tokenizer(model_args)
+    template = get_template_and_fix_tokenizer(module["tokenizer"], data_args)
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger("lcot_plugin.integration.data").addHandler(handler)
+    dataset = get_dataset(template, model_args, data_args, training_args, stage="grpo", **module)["train_dataset"]
+    assert dataset["record"][:] == [0, 2, 3]
+    logging.getLogger("lcot_plugin.integration.data").removeHandler(handler)
+    assert "1 of 4 prompts are longer than cutoff_len = 200" in said[0]
+    assert "problems record 1" in said[0]
+
+
+def test_command_line_arguments_mean_the_same_as_yaml() -> None:
+    from lcot_plugin.integration.stage import is_grpo, with_sampling_defaults
+
+    assert is_grpo({"stage": "grpo"}) and is_grpo(["--stage", "grpo"]) and is_grpo(["--stage=grpo", "--top_p", "1"])
+    assert not is_grpo({"stage": "sft"}) and not is_grpo(["--stage", "sft"]) and not is_grpo([])
+    assert with_sampling_defaults({"top_p": 0.9}) == {"temperature": 1.0, "top_p": 0.9, "top_k": 0}
+    assert with_sampling_defaults(["--top_p=0.9"]) == ["--top_p=0.9", "--temperature", "1.0", "--top_k", "0"]
+
+
+def test_nothing_to_do(recipe: dict[str, Any]) -> None:
+    from lcot_plugin.integration.grpo import check_arguments
+
+    nothing = SimpleNamespace(do_train=False, do_eval=False)
+    arguments = SimpleNamespace(check_grpo=lambda training: None)
+    with pytest.raises(ArgumentError, match="do_train: true"):
+        check_arguments(SimpleNamespace(), nothing, arguments, SimpleNamespace(max_new_tokens=8))

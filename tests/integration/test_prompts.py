@@ -1,0 +1,114 @@
+"""RL prompts are the prompts of SFT, token for token, and the gold answer arrives with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twins import TWIN_TEMPLATES, write_problems
+
+from lcot_plugin.integration.gold import gold_text
+
+
+def load(stage: str, model: Path, template: str, folder: Path, **changes: Any) -> Any:
+    from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+    from llamafactory.hparams import get_train_args
+    from llamafactory.model import load_tokenizer
+
+    model_args, data_args, training_args, _, _ = get_train_args(
+        {
+            "model_name_or_path": str(model),
+            "template": template,
+            "stage": stage,
+            "do_train": True,
+            "dataset": "problems",
+            "dataset_dir": str(folder),
+            "media_dir": str(folder),
+            "cutoff_len": 1024,
+            "output_dir": str(folder / "out"),
+            "report_to": "none",
+            "use_cpu": True,
+            **changes,
+        }
+    )
+    module = load_tokenizer(model_args)
+    lf_template = get_template_and_fix_tokenizer(module["tokenizer"], data_args)
+    return get_dataset(lf_template, model_args, data_args, training_args, stage=stage, **module)["train_dataset"]
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("family", "template"), [*TWIN_TEMPLATES.items(), ("qwen3_vl", "qwen3_vl")], ids=lambda value: value
+)
+def test_prompts_equal_those_of_sft(family: str, template: str, twin: Any, tmp_path: Path) -> None:
+    # The reasoning template `qwen3_vl` must not put an empty thought into the prompt of a model that is to think.
+    write_problems(tmp_path, 4, num_text_only=1, num_two_images=1)
+    sft = load("sft", twin(family), template, tmp_path)
+    grpo = load("grpo", twin(family), template, tmp_path)
+    assert len(sft) == len(grpo)
+    for trained, prompt in zip(sft, grpo, strict=True):
+        masked = [token for token, label in zip(trained["input_ids"], trained["labels"], strict=True) if label == -100]
+        assert prompt["input_ids"] == masked
+    records = json.loads((tmp_path / "problems.json").read_text())
+    assert grpo["gold"][:] == [record["answer"] for record in records]
+    assert grpo["question"][:] == [record["problem"] for record in records]
+    assert grpo["record"][:] == list(range(len(records)))
+    assert set(grpo["source"]) == {"problems"}
+
+
+def rewrite(folder: Path, records: list[dict[str, Any]], entry: dict[str, Any]) -> None:
+    (folder / "problems.json").write_text(json.dumps(records))
+    (folder / "dataset_info.json").write_text(json.dumps({"problems": {"file_name": "problems.json", **entry}}))
+
+
+def test_user_turn_only_with_a_numeric_gold(twin: Any, tmp_path: Path) -> None:
+    """The schema of the paper's RL files: a chat that ends with the question, and `solution` beside it."""
+    write_problems(tmp_path, 2)
+    image = json.loads((tmp_path / "problems.json").read_text())[0]["images"]
+    records = [
+        {"messages": [{"role": "user", "content": "<image>How many?"}], "images": image, "solution": -2},
+        {"messages": [{"role": "user", "content": "<image>Which?"}], "images": image, "solution": 7},
+    ]
+    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+    columns = {"messages": "messages", "images": "images", "gold": "solution"}
+    rewrite(tmp_path, records, {"formatting": "sharegpt", "columns": columns, "tags": tags})
+    dataset = load("grpo", twin("qwen2_5_vl"), "qwen2_vl", tmp_path)
+    assert dataset["gold"][:] == ["-2", "7"]
+    assert dataset["question"][:] == ["<image>How many?", "<image>Which?"]
+
+
+def test_without_a_gold_column_the_response_has_the_answer(twin: Any, tmp_path: Path) -> None:
+    write_problems(tmp_path, 3)
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    del info["problems"]["columns"]["gold"]
+    info["problems"]["columns"]["response"] = "response"
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    dataset = load("grpo", twin("qwen2_5_vl"), "qwen2_vl", tmp_path)
+    records = json.loads((tmp_path / "problems.json").read_text())
+    assert dataset["gold"][:] == [record["answer"] for record in records]
+
+
+def test_two_sets_keep_their_names_and_answer_types(twin: Any, tmp_path: Path) -> None:
+    write_problems(tmp_path, 2)
+    records = json.loads((tmp_path / "problems.json").read_text())
+    entry = {"prompt": "problem", "images": "images", "gold": "answer"}
+    (tmp_path / "typed.json").write_text(json.dumps([{**record, "kind": "number"} for record in records]))
+    info = {
+        "problems": {"file_name": "problems.json", "columns": entry},
+        "typed": {"file_name": "typed.json", "columns": {**entry, "answer_type": "kind"}},
+    }
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    dataset = load("grpo", twin("qwen2_5_vl"), "qwen2_vl", tmp_path, dataset="problems,typed")
+    assert dataset["source"][:] == ["problems", "problems", "typed", "typed"]
+    assert dataset["record"][:] == [0, 1, 0, 1]
+    assert dataset["answer_type"][:] == ["auto", "auto", "number", "number"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("3", "3"), (" x ", "x"), (3, "3"), (0, "0"), (2.5, "2.5"), (True, "true"), (["A"], "A"), (None, None), ("", None)],
+)
+def test_gold_of_any_type_becomes_text(value: Any, text: str | None) -> None:
+    assert gold_text(value) == text

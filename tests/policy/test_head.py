@@ -1,0 +1,235 @@
+import warnings
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import torch
+from loaded_twins import PROBLEMS, load_twin, reference_log_probs, written
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lcot_plugin.policy.head import HeadTargets, chunk_log_probs, token_log_probs
+
+FAMILY = "qwen2_5_vl"
+TOKENS = [5, 17, 300, 41, 402, 77, 8, 256, 99]
+NUM_TOKENS = len(TOKENS) * len(PROBLEMS)
+
+
+@pytest.fixture
+def loaded(twin):
+    return load_twin(twin(FAMILY))
+
+
+@pytest.fixture
+def sequences(loaded):
+    """Completions of 9 tokens for each prompt: 36 tokens."""
+    return [written(prompt, TOKENS) for prompt in loaded.prompts]
+
+
+@pytest.fixture
+def weights():
+    """One number per token, to make a scalar whose gradient sees each."""
+    return torch.linspace(-1.5, 2.0, NUM_TOKENS)
+
+
+def log_probs_and_gradients(model, loaded, sequences, weights, chunk_size):
+    model_inputs, targets = loaded.rows(sequences, 0.8, chunk_size)
+    log_probs, entropies = token_log_probs(model, model, targets, model_inputs)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad((log_probs * weights).sum(), parameters, allow_unused=True)
+    return log_probs.detach(), entropies, [g for g in gradients if g is not None]
+
+
+def assert_gradients_close(found, expected):
+    assert len(found) == len(expected)
+    total = torch.stack([g.norm() for g in expected]).norm()
+    assert total > 1
+    assert torch.stack([(f - e).norm() for f, e in zip(found, expected, strict=True)]).norm() <= 1e-5 * total
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def test_chunk_log_probs_by_hand():
+    """Probabilities 1/2, 1/4, 1/4 of three allowed tokens: entropy 1.5 bits."""
+    logits = torch.tensor([[50.0, 2.0, 1.0, 1.0]]).log() * 0.5
+    log_probs, entropies = chunk_log_probs(logits, torch.tensor([2]), torch.tensor([0]), temperature=0.5)
+    torch.testing.assert_close(log_probs.exp(), torch.tensor([0.25]))
+    torch.testing.assert_close(entropies, 1.5 * torch.tensor([2.0]).log())
+
+
+def test_chunk_log_probs_computes_in_float32():
+    logits = torch.tensor([[3.0, 1.0, 0.125]], dtype=torch.bfloat16)
+    nothing = torch.tensor([], dtype=torch.long)
+    log_probs, entropies = chunk_log_probs(logits, torch.tensor([1]), nothing, temperature=1.0)
+    torch.testing.assert_close(log_probs, torch.tensor([3.0, 1.0, 0.125]).log_softmax(-1)[1:2], rtol=0, atol=1e-6)
+    assert log_probs.dtype == entropies.dtype == torch.float32
+
+
+def test_entropies_carry_no_gradient(loaded, sequences):
+    model_inputs, targets = loaded.rows(sequences, 1.0)
+    log_probs, entropies = token_log_probs(loaded.model, loaded.model, targets, model_inputs)
+    logits = loaded.model(**model_inputs, use_cache=False).logits[targets.rows, targets.columns].float()
+    logits[:, loaded.vlm.banned_token_ids] = -torch.inf
+    expected = torch.distributions.Categorical(logits=logits).entropy()
+    torch.testing.assert_close(entropies.detach(), expected.detach(), rtol=0, atol=1e-5)
+    assert log_probs.requires_grad
+    gradients = torch.autograd.grad(entropies.sum(), loaded.model.lm_head.weight, allow_unused=True)
+    assert gradients[0] is None or not gradients[0].any()
+
+
+def test_any_chunk_size_gives_the_same_values_and_gradients(loaded, sequences, weights):
+    results = [log_probs_and_gradients(loaded.model, loaded, sequences, weights, size) for size in (10_000, 7, 1)]
+    for log_probs, entropies, gradients in results[1:]:
+        torch.testing.assert_close(log_probs, results[0][0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(entropies, results[0][1], rtol=0, atol=1e-5)
+        assert_gradients_close(gradients, results[0][2])
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+class LargestLogits(TorchDispatchMode):
+    """The most rows of vocabulary width that any tensor had, of those that operations returned."""
+
+    def __init__(self, vocabulary, exclude):
+        super().__init__()
+        self.vocabulary, self.exclude, self.rows = vocabulary, exclude, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            self.see(tensor)
+        return result
+
+    def see(self, tensor):
+        if isinstance(tensor, torch.Tensor) and tensor.dim() >= 2 and tensor.shape[-1] == self.vocabulary:
+            rows = tensor.numel() // self.vocabulary
+            # The output layer's weight and its gradient are [hidden, vocabulary] once transposed.
+            if rows != self.exclude:
+                self.rows = max(self.rows, rows)
+
+
+def logits_rows(loaded, log_probs_of):
+    """Rows of logits in the tensors that autograd kept, and in any tensor of the forward and backward passes."""
+    vocabulary, hidden = loaded.model.lm_head.weight.shape
+    kept, seen = LargestLogits(vocabulary, hidden), LargestLogits(vocabulary, hidden)
+
+    def keep(tensor):
+        kept.see(tensor)
+        return tensor
+
+    with seen:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            total = log_probs_of().sum()
+        torch.autograd.grad(total, loaded.model.lm_head.weight)
+    return kept.rows, seen.rows
+
+
+def test_no_more_logits_than_a_chunk_exist(loaded, sequences):
+    model_inputs, targets = loaded.rows(sequences, 1.0, chunk_size=5)
+    kept, seen = logits_rows(loaded, lambda: token_log_probs(loaded.model, loaded.model, targets, model_inputs)[0])
+    assert (kept, seen) == (0, 5)
+    model_inputs, targets = loaded.rows(sequences, 1.0, chunk_size=512)
+    kept, seen = logits_rows(loaded, lambda: token_log_probs(loaded.model, loaded.model, targets, model_inputs)[0])
+    assert (kept, seen) == (0, NUM_TOKENS)
+
+    # What a plain forward pass costs, prompts and padding included; also shows that the count can see.
+    def plain():
+        logits = loaded.model(**model_inputs, use_cache=False).logits
+        return logits.log_softmax(-1)[targets.rows, targets.columns, targets.token_ids]
+
+    kept, seen = logits_rows(loaded, plain)
+    assert kept == seen == model_inputs["input_ids"].numel() > NUM_TOKENS
+
+
+# --- the output layer stays what it was -------------------------------------------------------------------------------
+
+
+def test_the_output_layer_is_restored(loaded, sequences):
+    model_inputs, targets = loaded.rows(sequences, 1.0)
+    before = loaded.model(**model_inputs, use_cache=False).logits
+    token_log_probs(loaded.model, loaded.model, targets, model_inputs)
+    assert "forward" not in loaded.model.lm_head.__dict__
+    assert torch.equal(loaded.model(**model_inputs, use_cache=False).logits, before)
+
+    beyond = HeadTargets(**{**targets.__dict__, "columns": targets.columns + 10_000})
+    with pytest.raises(IndexError):
+        token_log_probs(loaded.model, loaded.model, beyond, model_inputs)
+    assert "forward" not in loaded.model.lm_head.__dict__
+    assert torch.equal(loaded.model(**model_inputs, use_cache=False).logits, before)
+
+
+def test_a_patched_output_layer_keeps_its_patch(loaded, sequences):
+    """accelerate puts its mixed precision wrapper on the instance."""
+    model = loaded.fresh_model()
+    plain = model.lm_head.forward
+
+    def halved(hidden_states):
+        return 0.5 * plain(hidden_states)
+
+    model.lm_head.forward = halved
+    model_inputs, targets = loaded.rows(sequences, 1.0)
+    log_probs, _ = token_log_probs(model, model, targets, model_inputs)
+    assert model.lm_head.forward is halved
+    _, twice_as_warm = loaded.rows(sequences, 2.0)
+    expected, _ = token_log_probs(loaded.model, loaded.model, twice_as_warm, model_inputs)
+    torch.testing.assert_close(log_probs, expected, rtol=0, atol=1e-5)
+
+
+def test_a_model_that_caps_its_logits_is_refused(loaded, sequences):
+    model_inputs, targets = loaded.rows(sequences, 1.0)
+    text_config = SimpleNamespace(final_logit_softcapping=30.0)
+    config = SimpleNamespace(model_type="gemma_of_old", get_text_config=lambda: text_config)
+    with pytest.raises(ValueError, match=r"gemma_of_old: it soft-caps its logits"):
+        token_log_probs(None, SimpleNamespace(config=config), targets, model_inputs)
+
+
+# --- wrapped models ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def quiet_peft():
+    """PEFT warns about tied weights and `save_embedding_layers` for a target that is the output layer."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.mark.parametrize("target_modules", [["q_proj", "v_proj"], ["q_proj", "lm_head"]])
+def test_lora(loaded, sequences, weights, target_modules):
+    from peft import LoraConfig, get_peft_model
+
+    with quiet_peft(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = LoraConfig(r=4, target_modules=target_modules, init_lora_weights=False)
+        model = get_peft_model(loaded.fresh_model(), config).eval()
+    log_probs, _, gradients = log_probs_and_gradients(model, loaded, sequences, weights, 7)
+    banned = loaded.vlm.banned_token_ids
+    base = model.get_base_model()
+    expected = torch.cat([reference_log_probs(base, sequence, banned, 0.8) for sequence in sequences])
+    torch.testing.assert_close(log_probs, expected, rtol=0, atol=2e-5)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    wanted = torch.autograd.grad((expected * weights).sum(), trainable)
+    assert_gradients_close(gradients, wanted)
+    without, _, _ = log_probs_and_gradients(loaded.model, loaded, sequences, weights, 7)
+    assert (without - log_probs).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradient_checkpointing(loaded, sequences, weights, use_reentrant):
+    model = loaded.fresh_model().train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
+    model.enable_input_require_grads()
+    log_probs, _, gradients = log_probs_with_backward(model, loaded, sequences, weights)
+    expected = log_probs_with_backward(loaded.fresh_model(), loaded, sequences, weights)
+    torch.testing.assert_close(log_probs, expected[0], rtol=0, atol=1e-5)
+    assert_gradients_close(gradients, expected[2])
+
+
+def log_probs_with_backward(model, loaded, sequences, weights):
+    """As `log_probs_and_gradients`; reentrant checkpointing has no `torch.autograd.grad`."""
+    model_inputs, targets = loaded.rows(sequences, 0.8, 7)
+    log_probs, entropies = token_log_probs(model, model, targets, model_inputs)
+    (log_probs * weights).sum().backward()
+    return log_probs.detach(), entropies, [p.grad for p in model.parameters() if p.grad is not None]

@@ -1,0 +1,133 @@
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from loaded_twins import TEXT, LoadedTwin, load_twin, written
+
+from lcot_plugin.policy.head import token_log_probs
+from lcot_plugin.policy.reference import InitialWeights, ReferencePolicy
+
+TOKENS = [5, 17, 300, 41]
+
+
+@pytest.fixture
+def loaded(twin):
+    return load_twin(twin("qwen2_5_vl"))
+
+
+@dataclass
+class Policy:
+    """A model with what it says of one completion."""
+
+    loaded: LoadedTwin
+    model: Any
+
+    def log_probs(self, model=None):
+        model = model or self.model
+        model_inputs, targets = self.loaded.rows([written(self.loaded.prompts[TEXT], TOKENS)], 1.0)
+        return token_log_probs(model, model, targets, model_inputs)[0]
+
+    def train_a_step(self):
+        """Moves every trainable tensor along its gradient."""
+        optimizer = torch.optim.SGD([p for p in self.model.parameters() if p.requires_grad], lr=1.0)
+        self.log_probs().sum().backward()
+        # A step of length 1, whatever the gradient's.
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        optimizer.step()
+        self.model.zero_grad()
+
+    @torch.no_grad()
+    def reference(self, reference):
+        with reference.active() as separate_model:
+            return self.log_probs(separate_model)
+
+
+def with_adapter(loaded, *, trained):
+    """A LoRA policy: a new adapter, which changes nothing yet, or one that an earlier stage trained."""
+    from peft import LoraConfig, get_peft_model
+
+    with warnings.catch_warnings(), torch.random.fork_rng():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=not trained)
+        return Policy(loaded, get_peft_model(loaded.fresh_model(), config).eval())
+
+
+def test_initial_weights_come_back_exactly_and_go_again(loaded):
+    policy = Policy(loaded, loaded.fresh_model())
+    first = {name: p.detach().clone() for name, p in policy.model.named_parameters()}
+    initial = InitialWeights(policy.model)
+    policy.train_a_step()
+    trained = {name: p.detach().clone() for name, p in policy.model.named_parameters()}
+    assert not torch.equal(trained["lm_head.weight"], first["lm_head.weight"])
+    storages = {name: p.data_ptr() for name, p in policy.model.named_parameters()}
+    with torch.no_grad(), initial.restored():
+        for name, parameter in policy.model.named_parameters():
+            assert torch.equal(parameter, first[name]), name
+    for name, parameter in policy.model.named_parameters():
+        assert torch.equal(parameter, trained[name]), name
+        assert parameter.data_ptr() == storages[name], "an optimizer or DDP bucket may point there"
+
+
+def test_current_weights_are_back_after_an_error(loaded):
+    policy = Policy(loaded, loaded.fresh_model())
+    initial = InitialWeights(policy.model)
+    policy.train_a_step()
+    trained = policy.model.lm_head.weight.detach().clone()
+    with pytest.raises(RuntimeError, match="out of memory"), torch.no_grad(), initial.restored():
+        raise RuntimeError("out of memory")
+    assert torch.equal(policy.model.lm_head.weight, trained)
+
+
+def test_gradients_flow_to_the_current_weights_afterwards(loaded):
+    """Two steps with a look at the reference between them are the same two steps without."""
+    looking, plain = Policy(loaded, loaded.fresh_model()), Policy(loaded, loaded.fresh_model())
+    initial = InitialWeights(looking.model)
+    for _ in range(2):
+        looking.train_a_step()
+        plain.train_a_step()
+        with torch.no_grad(), initial.restored():
+            looking.log_probs()
+    for (name, mine), theirs in zip(looking.model.named_parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs), name
+
+
+def test_a_new_adapter_is_switched_off(loaded):
+    policy = with_adapter(loaded, trained=False)
+    reference = ReferencePolicy(policy.model, separate_model=None, continues_adapter=False)
+    policy.train_a_step()
+    policy.train_a_step()
+    now = policy.log_probs().detach()
+    base = Policy(loaded, loaded.model).log_probs().detach()
+    assert torch.equal(policy.reference(reference), base)
+    assert (now - base).abs().max() > 0.05
+    assert torch.equal(policy.log_probs().detach(), now)
+
+
+def test_a_continued_adapter_is_put_back_to_where_this_stage_began(loaded):
+    """Switching it off would give the model before SFT."""
+    policy = with_adapter(loaded, trained=True)
+    start = policy.log_probs().detach()
+    continued = ReferencePolicy(policy.model, separate_model=None, continues_adapter=True)
+    switched_off = ReferencePolicy(policy.model, separate_model=None, continues_adapter=False)
+    policy.train_a_step()
+    now = policy.log_probs().detach()
+    assert torch.equal(policy.reference(continued), start)
+    assert (policy.reference(switched_off) - start).abs().max() > 0.05
+    assert (now - start).abs().max() > 0.05
+    assert torch.equal(policy.log_probs().detach(), now)
+    policy.train_a_step()
+    assert torch.equal(policy.reference(continued), start)
+
+
+def test_a_separate_model_answers(loaded):
+    policy = Policy(loaded, loaded.fresh_model())
+    reference = ReferencePolicy(policy.model, separate_model=loaded.model, continues_adapter=True)
+    start = policy.log_probs().detach()
+    policy.train_a_step()
+    with reference.active() as answers:
+        assert answers is loaded.model
+    assert torch.equal(policy.reference(reference), start)
+    assert not torch.equal(policy.log_probs().detach(), start)

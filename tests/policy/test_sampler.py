@@ -1,0 +1,86 @@
+from collections import Counter
+from itertools import islice
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lcot_plugin.policy.sampler import PromptBlockSampler
+
+SIZES = {
+    "num_prompts": st.integers(1, 40),
+    "block_size": st.integers(1, 50),
+    "repeats": st.integers(1, 4),
+    "seed": st.integers(0, 2**31),
+    "epoch": st.integers(0, 5),
+}
+
+
+def indices(num_prompts, block_size, repeats, seed, epoch, shuffle=True):
+    sampler = PromptBlockSampler(num_prompts, block_size, repeats, seed, shuffle)
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+def test_without_shuffling():
+    """The example of the class: five prompts, blocks of two, each served twice; the last is filled with the first."""
+    assert indices(5, 2, 2, seed=0, epoch=0, shuffle=False) == [0, 1, 0, 1, 2, 3, 2, 3, 4, 0, 4, 0]
+
+
+@settings(deadline=None, max_examples=50)
+@given(**SIZES)
+def test_every_prompt_is_taken_and_blocks_are_repeated(num_prompts, block_size, repeats, seed, epoch):
+    sampler = PromptBlockSampler(num_prompts, block_size, repeats, seed)
+    sampler.set_epoch(epoch)
+    taken = list(sampler)
+    assert len(taken) == len(sampler) == sampler.num_blocks * block_size * repeats
+    batches = [tuple(taken[i : i + block_size]) for i in range(0, len(taken), block_size)]
+    blocks = batches[::repeats]
+    assert batches == [block for block in blocks for _ in range(repeats)]
+    counts = Counter(index for block in blocks for index in block)
+    assert set(counts) == set(range(num_prompts))
+    assert sum(counts.values()) - num_prompts == sampler.num_filled < block_size
+    # No prompt is taken a third time before every one was taken twice.
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+@settings(deadline=None, max_examples=50)
+@given(**SIZES)
+def test_only_seed_and_epoch_decide(num_prompts, block_size, repeats, seed, epoch):
+    import torch
+
+    first = indices(num_prompts, block_size, repeats, seed, epoch)
+    torch.rand(1)  # the global random state has no part in it
+    assert indices(num_prompts, block_size, repeats, seed, epoch) == first
+    # The order of the prompts is that of any other block size and number of repeats.
+    whole = indices(num_prompts, num_prompts, 1, seed, epoch)
+    blocks = [first[i : i + block_size] for i in range(0, len(first), block_size * repeats)]
+    assert [index for block in blocks for index in block][:num_prompts] == whole
+
+
+def test_seeds_and_epochs_differ():
+    orders = {tuple(indices(30, 5, 1, seed, epoch)) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+
+
+@settings(deadline=None, max_examples=50)
+@given(**SIZES, skipped=st.integers(0, 200))
+def test_resuming_skips(num_prompts, block_size, repeats, seed, epoch, skipped):
+    """What accelerate does on resume: a new sampler of the same epoch, `skipped` batches dropped unseen."""
+    whole = indices(num_prompts, block_size, repeats, seed, epoch)
+    again = PromptBlockSampler(num_prompts, block_size, repeats, seed)
+    again.set_epoch(epoch)
+    start = skipped * block_size
+    assert list(islice(again, start, None)) == whole[start:]
+
+
+@settings(deadline=None, max_examples=50)
+@given(num_prompts=st.integers(1, 30), per_rank=st.integers(1, 6), world_size=st.integers(1, 4))
+def test_processes_share_the_blocks(num_prompts, per_rank, world_size):
+    """accelerate deals batches out in turn: those of one micro-step together are one block."""
+    taken = indices(num_prompts, per_rank * world_size, 2, seed=1, epoch=0)
+    batches = [taken[i : i + per_rank] for i in range(0, len(taken), per_rank)]
+    assert len(batches) % world_size == 0
+    shares = [batches[rank::world_size] for rank in range(world_size)]
+    blocks = [[index for batch in step for index in batch] for step in zip(*shares, strict=True)]
+    assert blocks[::2] == blocks[1::2]
+    assert {index for block in blocks for index in block} == set(range(num_prompts))

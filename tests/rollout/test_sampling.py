@@ -1,0 +1,159 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from lcot_plugin.rollout.sampling import TokenSampler, draw, policy_log_probs, row_uniforms, uniform_numbers
+from lcot_plugin.types import SamplingParams
+
+VOCABULARY = 40
+BANNED = torch.tensor([0, 7, 39])
+
+
+@pytest.fixture
+def logits():
+    """[3, 40], peaked."""
+    return 2.0 * torch.randn(3, VOCABULARY, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def previous(logits):
+    """[3, 5]: the likeliest four tokens and one of them again, so that a penalty matters."""
+    best = logits.topk(4).indices
+    return torch.cat([best, best[:, :1]], dim=1)
+
+
+# --- random numbers ---------------------------------------------------------------------------------------------------
+
+
+def test_uniforms_depend_on_every_key_and_on_nothing_else():
+    np.random.seed(1)
+    first = uniform_numbers(1, 2, 3, 50)
+    np.random.seed(2)
+    assert (uniform_numbers(1, 2, 3, 50) == first).all()
+    assert first.dtype == np.float64 and (first >= 0).all() and (first < 1).all()
+    for other in ((2, 2, 3), (1, 3, 3), (1, 2, 4), (3, 2, 1)):
+        assert not (uniform_numbers(*other, 50) == first).any()
+
+
+def test_more_tokens_keep_the_first_ones():
+    assert (uniform_numbers(1, 2, 3, 100)[:50] == uniform_numbers(1, 2, 3, 50)).all()
+
+
+def test_row_uniforms_are_those_of_each_key():
+    rows = row_uniforms(5, [(0, 0), (0, 1), (4, 0)], 6)
+    assert rows.shape == (3, 6) and rows.dtype == torch.float64
+    assert rows[2].tolist() == uniform_numbers(5, 4, 0, 6).tolist()
+
+
+# --- draw -------------------------------------------------------------------------------------------------------------
+
+
+def test_draw_inverts_the_cumulative_distribution():
+    """The example of the docstring, at the edges too: probabilities .2 .0 .8."""
+    log_probs = torch.tensor([[0.2, 0.0, 0.8]]).log().expand(5, -1)
+    uniforms = torch.tensor([0.0, 0.1, 0.25, 0.9, np.nextafter(1.0, 0.0)], dtype=torch.float64)
+    assert draw(log_probs, uniforms).tolist() == [0, 0, 2, 2, 2]
+
+
+@settings(deadline=None)
+@given(
+    logits=st.lists(st.one_of(st.just(-np.inf), st.floats(-200.0, 200.0, width=32)), min_size=1, max_size=30),
+    uniform=st.one_of(st.floats(0.0, 1.0, exclude_max=True), st.sampled_from([0.0, np.nextafter(1.0, 0.0)])),
+)
+def test_draw_never_returns_a_token_without_probability(logits, uniform):
+    if max(logits) == -np.inf:
+        logits = [*logits, 0.0]
+    log_probs = torch.tensor([logits]).log_softmax(-1)
+    token = draw(log_probs, torch.tensor([uniform], dtype=torch.float64)).item()
+    assert log_probs[0, token].double().exp() > 0
+    # It is the token whose share of [0, 1) holds the number.
+    before = log_probs[0, :token].double().exp().sum().item()
+    assert before - 1e-6 <= uniform <= before + log_probs[0, token].double().exp().item() + 1e-6
+
+
+def test_frequencies_are_the_probabilities():
+    """Chi-square of 20 000 draws over 8 tokens, 7 degrees of freedom: 24.3 is passed once in a thousand."""
+    probabilities = torch.tensor([0.3, 0.0, 0.05, 0.25, 0.1, 0.001, 0.149, 0.1, 0.05])
+    num = 20_000
+    uniforms = torch.from_numpy(uniform_numbers(0, 0, 0, num))
+    drawn = draw(probabilities.log().expand(num, -1), uniforms)
+    counts = torch.bincount(drawn, minlength=len(probabilities))
+    possible = probabilities > 0
+    expected = num * probabilities[possible]
+    chi_square = ((counts[possible] - expected).square() / expected).sum().item()
+    assert counts[~possible].sum() == 0
+    assert chi_square < 24.3
+
+
+# --- TokenSampler -----------------------------------------------------------------------------------------------------
+
+
+def test_policy_log_probs_renormalise_over_what_is_allowed(logits):
+    log_probs = policy_log_probs(logits, 0.7, BANNED)
+    allowed = [token for token in range(VOCABULARY) if token not in BANNED]
+    torch.testing.assert_close(log_probs[:, allowed], (logits[:, allowed] / 0.7).log_softmax(-1))
+    assert (log_probs[:, BANNED] == -torch.inf).all()
+    assert policy_log_probs(logits.bfloat16(), 1.0, BANNED).dtype == torch.float32
+
+
+def test_greedy_takes_the_best_allowed_token(logits, previous):
+    logits[0, 7] = 1e4
+    drawn, logps = TokenSampler(SamplingParams(1, 1, temperature=0.0), BANNED)(logits, previous, torch.zeros(3))
+    allowed = logits.index_fill(-1, BANNED, -torch.inf)
+    assert torch.equal(drawn, allowed.argmax(-1)) and 7 not in drawn
+    torch.testing.assert_close(logps, allowed.log_softmax(-1).amax(-1))
+
+
+def test_only_the_repetition_penalty_narrows_greedy(logits, previous):
+    plain = TokenSampler(SamplingParams(1, 1, temperature=0.0), BANNED)(logits, previous, torch.zeros(3))[0]
+    shaped = SamplingParams(1, 1, temperature=0.0, top_k=3, top_p=0.1)
+    assert torch.equal(TokenSampler(shaped, BANNED)(logits, previous, torch.zeros(3))[0], plain)
+    written = plain[:, None].expand(-1, 4)
+    penalised = SamplingParams(1, 1, temperature=0.0, repetition_penalty=50.0)
+    assert (TokenSampler(penalised, BANNED)(logits, written, torch.zeros(3))[0] != plain).all()
+
+
+SHAPES = {
+    "top_k": {"top_k": 5},
+    "top_p": {"top_p": 0.6},
+    "penalty": {"repetition_penalty": 1.5},
+    "all": {"top_k": 8, "top_p": 0.8, "repetition_penalty": 1.3},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_draws_as_generate_does_and_records_the_policy(shape, logits, previous):
+    """The order of `generate`: penalty, ban, temperature, top-k, top-p."""
+    sampling = SamplingParams(1, 1, temperature=0.8, **shape)
+    num = 4000
+    expected_scores = logits
+    if sampling.repetition_penalty != 1.0:
+        expected_scores = RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)(previous, expected_scores)
+    expected_scores = expected_scores.index_fill(-1, BANNED, -torch.inf)
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(0.8)])
+    if sampling.top_k:
+        warpers.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        warpers.append(TopPLogitsWarper(sampling.top_p))
+    expected = warpers(previous, expected_scores).softmax(-1)
+    policy = logits.index_fill(-1, BANNED, -torch.inf).div(0.8).log_softmax(-1)
+    assert (policy.exp() - expected).abs().max() > 0.01
+
+    for row in range(len(logits)):
+        repeated = logits[row].expand(num, -1), previous[row].expand(num, -1)
+        drawn, logps = TokenSampler(sampling, BANNED)(*repeated, torch.from_numpy(uniform_numbers(0, row, 0, num)))
+        counts = torch.bincount(drawn, minlength=VOCABULARY)
+        assert not counts[expected[row] == 0].any()
+        wanted = num * expected[row]
+        # Five standard deviations of a count, and a little for the rarest tokens.
+        assert ((counts - wanted).abs() <= 5 * wanted.sqrt() + 5).all()
+        torch.testing.assert_close(logps, policy[row, drawn])
