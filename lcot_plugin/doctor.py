@@ -94,7 +94,7 @@ def version_findings() -> list[Finding]:
 
 def torch_findings() -> list[Finding]:
     """Whether torch and its companions load, and on what they would compute."""
-    probe = subprocess.run([sys.executable, "-c", _TORCH_PROBE], capture_output=True, text=True)
+    probe = subprocess.run([sys.executable, "-P", "-c", _TORCH_PROBE], capture_output=True, text=True)
     if probe.returncode != 0:
         return [Finding("device", "", f"importing torch ends Python: {_last_line(probe.stderr)}")]
     found = json.loads(probe.stdout.splitlines()[-1])
@@ -111,10 +111,8 @@ def activation_finding() -> Finding:
     if script is None:
         return Finding(subject, "", "llamafactory-cli is not on the PATH: activate the environment it is installed in.")
     interpreter = _interpreter_of(script)
-    # From another folder and without our own sys.path, so that a source tree at hand does not count as installed.
-    probe = subprocess.run(
-        [interpreter, "-c", _ACTIVATION_PROBE], capture_output=True, text=True, cwd=Path(interpreter).anchor
-    )
+    # Without the current folder on the path, so that a source tree at hand does not count as installed.
+    probe = subprocess.run([interpreter, "-P", "-c", _ACTIVATION_PROBE], capture_output=True, text=True)
     if probe.stdout.strip() == "True":
         return Finding(subject, f"the plugin is active ({script})")
     if activation.disabled():
@@ -131,6 +129,7 @@ def contract_findings() -> list[Finding]:
     probe = subprocess.run(
         [
             sys.executable,
+            "-P",  # a folder here named like a package must not be taken for it
             "-c",
             "import json\nfrom lcot_plugin.integration import contract\n"
             "print(json.dumps([v for v in contract.all_violations() if v]))",

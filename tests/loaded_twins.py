@@ -83,9 +83,7 @@ def load_twin(directory: Path) -> LoadedTwin:
     rows = GrpoPromptProcessor(template, tokenizer, processor, data_args).preprocess_dataset(aligned_problems())
     records = [PromptRecord(**dict(zip(rows, values, strict=True))) for values in zip(*rows.values(), strict=True)]
     prompts = list(map(PromptEncoder(template, processor, vlm), records))
-    return LoadedTwin(
-        family, directory, model, tokenizer, vlm, prompts, end_token_ids(template, tokenizer, model)
-    )
+    return LoadedTwin(family, directory, model, tokenizer, vlm, prompts, end_token_ids(template, tokenizer, model))
 
 
 def load_model(directory: Path) -> Any:

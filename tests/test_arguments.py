@@ -91,9 +91,7 @@ def test_an_evaluation_needs_no_group():
 
 
 def test_reward_functions_and_weights():
-    arguments = GrpoArguments(
-        grpo_reward_funcs="accuracy, rewards/mine.py:brevity,", grpo_reward_weights="1, 0.25"
-    )
+    arguments = GrpoArguments(grpo_reward_funcs="accuracy, rewards/mine.py:brevity,", grpo_reward_weights="1, 0.25")
     assert arguments.reward_functions() == ["accuracy", "rewards/mine.py:brevity"]
     assert arguments.reward_weights() == [1.0, 0.25]
     arguments.check_grpo()

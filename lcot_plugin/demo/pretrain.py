@@ -7,7 +7,8 @@ What the base model is taught:
 
 1. to read: first one cell, then up to three, then up to six. Longer rows from the start, or no learning-rate warm-up,
    and it never learns to look at the picture;
-2. the 200 sums and differences of two digits modulo 10, as lines of text that have nothing to do with each other;
+2. the 200 sums and differences of two digits modulo 10, as lines of text that have nothing to do with each other. From
+   the small operands to the large: all at once stays at chance;
 3. the form of a short answer, `\\boxed{d}`, on right answers. It learns the form and that any digit is possible; which
    digit it is, it cannot find in one step.
 
@@ -58,6 +59,8 @@ class Phase:
     """Share of the batches that drill sums and differences, without a picture."""
     short_answer_share: float = 0.0
     """Share of the rows with a picture that ask for the result; the others ask to read it."""
+    max_right: int = 9
+    """Largest right operand of the drill."""
     learning_rate: float = 1e-3
 
 
@@ -65,11 +68,14 @@ CURRICULUM = [
     Phase("read 1 cell", 1, 1, 250),
     Phase("read 1 to 3 cells", 1, 3, 300),
     Phase("read 2 to 6 cells", 2, MAX_OPERANDS, 400),
-    Phase("sums and differences", MIN_OPERANDS, MAX_OPERANDS, 360, fact_share=0.75),
-    Phase("all three", MIN_OPERANDS, MAX_OPERANDS, 240, fact_share=0.3, short_answer_share=0.5, learning_rate=5e-4),
+    Phase("add and subtract 0 and 1", 1, 1, 110, fact_share=1.0, max_right=1),
+    Phase("add and subtract up to 2", 1, 1, 60, fact_share=1.0, max_right=2),
+    Phase("add and subtract up to 4", 1, 1, 100, fact_share=1.0, max_right=4),
+    Phase("add and subtract up to 9", 1, 1, 200, fact_share=1.0),
+    Phase("all three", MIN_OPERANDS, MAX_OPERANDS, 300, fact_share=0.3, short_answer_share=0.5, learning_rate=5e-4),
 ]
 BATCH_SIZE = 64
-NUM_DRILL_LINES = 12
+NUM_DRILL_LINES = 16
 DRILL_QUESTION = "What are the results modulo 10?"
 NUM_WARMUP_STEPS = 60
 
@@ -105,14 +111,15 @@ class BatchMaker:
         self.prompts = {question: self._picture_prompt(question) for question in (QUESTION, READING_QUESTION)}
 
     def batch(self, phase: Phase, size: int) -> dict[str, torch.Tensor]:
-        """Draw a batch: ids, mask and labels [size, length]; pixels [4 * cells, 1176]; grids [pictures, 3]."""
+        """Draw a batch of `size` rows, or half of that for a drill: ids, mask and labels [size, length]; pixels [4 * cells, 1176]; grids [pictures, 3]."""
         rows: list[tuple[list[int], list[int]]] = []
         cells: list[np.ndarray] = []
         grids: list[list[int]] = []
         drill = self.rng.random_sample() < phase.fact_share
+        size = size // 2 if drill else size  # a drill row is twice as long
         for _ in range(size):
             if drill:
-                prompt, response = self.drill_prompt, self._draw_drill()
+                prompt, response = self.drill_prompt, self._draw_drill(phase.max_right)
             else:
                 problem, pixels = self._draw(phase)
                 short = self.rng.random_sample() < phase.short_answer_share
@@ -154,10 +161,10 @@ class BatchMaker:
             if problem.expression not in self.held_out:
                 return problem, [self.bank.draw(text, self.rng) for text in cells_of(problem.start, problem.operations)]
 
-    def _draw_drill(self) -> str:
+    def _draw_drill(self, max_right: int) -> str:
         lines = []
         for _ in range(NUM_DRILL_LINES):
-            left, right, sign = self.rng.randint(10), self.rng.randint(10), "+-"[self.rng.randint(2)]
+            left, right, sign = self.rng.randint(10), self.rng.randint(max_right + 1), "+-"[self.rng.randint(2)]
             result = (left + right if sign == "+" else left - right) % 10
             lines.append(f"{left}{sign}{right}={result}")
         return "\n".join(lines)

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 from loaded_twins import FAMILIES, SHORT_TEXT, TEXT, TWO_IMAGES, load_twin
-from transformers import GenerationConfig
 
 from lcot_plugin.types import Ending, SamplingParams
 
@@ -44,14 +43,12 @@ def hugging_face_greedy(loaded, prompt, **settings):
     output = loaded.model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
-        generation_config=GenerationConfig(
-            do_sample=False,
-            max_new_tokens=GREEDY.max_new_tokens,
-            suppress_tokens=loaded.vlm.banned_token_ids,
-            eos_token_id=loaded.end_token_ids,
-            pad_token_id=loaded.tokenizer.pad_token_id,
-            **settings,
-        ),
+        do_sample=False,
+        max_new_tokens=GREEDY.max_new_tokens,
+        suppress_tokens=loaded.vlm.banned_token_ids,
+        eos_token_id=loaded.end_token_ids,
+        pad_token_id=loaded.tokenizer.pad_token_id,
+        **settings,
         **inputs,
     )
     return output[0, ids.shape[1] :].tolist()
