@@ -7,7 +7,7 @@ LLaMA-Factory (flat, lower case), meanings follow TRL's GRPOConfig.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
 from lcot_plugin.errors import ArgumentError
 
@@ -16,7 +16,7 @@ SAMPLING_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
 """What `temperature`, `top_p` and `top_k` are in stage grpo where the user does not write them."""
 
 
-def _key(default: object, help_text: str) -> object:
+def _key(default: Any, help_text: str) -> Any:
     return field(default=default, metadata={"help": help_text})
 
 

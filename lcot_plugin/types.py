@@ -102,7 +102,7 @@ class Completion:
     with placeholder tokens excluded, before top-p and top-k."""
     ending: Ending
     text: str
-    """Decoded without special tokens."""
+    """Decoded, without the end token."""
 
 
 @dataclass

@@ -37,7 +37,9 @@ def test_the_recipes_are_there() -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
-def test_recipe_parses_and_its_data_sets_are_listed(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_recipe_parses_and_its_data_sets_are_listed(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from llamafactory.hparams import get_train_args
 
     from lcot_plugin.arguments import plan_batches

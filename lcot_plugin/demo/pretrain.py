@@ -72,7 +72,7 @@ CURRICULUM = [
     Phase("add and subtract up to 2", 1, 1, 60, fact_share=1.0, max_right=2),
     Phase("add and subtract up to 4", 1, 1, 100, fact_share=1.0, max_right=4),
     Phase("add and subtract up to 9", 1, 1, 200, fact_share=1.0),
-    Phase("all three", MIN_OPERANDS, MAX_OPERANDS, 300, fact_share=0.3, short_answer_share=0.5, learning_rate=5e-4),
+    Phase("all three", MIN_OPERANDS, MAX_OPERANDS, 300, fact_share=0.3, short_answer_share=0.5),
 ]
 BATCH_SIZE = 64
 NUM_DRILL_LINES = 16
@@ -111,12 +111,15 @@ class BatchMaker:
         self.prompts = {question: self._picture_prompt(question) for question in (QUESTION, READING_QUESTION)}
 
     def batch(self, phase: Phase, size: int) -> dict[str, torch.Tensor]:
-        """Draw a batch of `size` rows, or half of that for a drill: ids, mask and labels [size, length]; pixels [4 * cells, 1176]; grids [pictures, 3]."""
+        """Draw a batch of `size` rows, or of half as many, twice as long, for a drill.
+
+        Ids, mask and labels are [rows, length], pixels [4 * cells, 1176], grids [pictures, 3].
+        """
         rows: list[tuple[list[int], list[int]]] = []
         cells: list[np.ndarray] = []
         grids: list[list[int]] = []
         drill = self.rng.random_sample() < phase.fact_share
-        size = size // 2 if drill else size  # a drill row is twice as long
+        size = size // 2 if drill else size
         for _ in range(size):
             if drill:
                 prompt, response = self.drill_prompt, self._draw_drill(phase.max_right)

@@ -141,6 +141,7 @@ def make_parts(
         end_token_ids(template, tokenizer, model),
         batch_media,
         finetuning_args.grpo_rollout_batch_size,
+        generating_args.skip_special_tokens,
     )
     log = CompletionsLog(Path(training_args.output_dir, COMPLETIONS_FILE))
     return GrpoParts(

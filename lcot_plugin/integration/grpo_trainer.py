@@ -25,6 +25,7 @@ class GrpoTrainer(GrpoTrainerMixin, CustomSeq2SeqTrainer):
     """Trains with GRPO; evaluates greedy accuracy, avg@k and pass@k."""
 
     evaluator: Evaluator
+    control: Any
 
     def evaluate(
         self,

@@ -15,7 +15,12 @@ from typing import Any
 
 from lcot_plugin.vlm import unwrap_base_model
 
-_WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
 def apply(module: ModuleType) -> None:

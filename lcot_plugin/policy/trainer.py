@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
@@ -52,6 +52,11 @@ from lcot_plugin.types import (
 )
 from lcot_plugin.vlm import VisionLanguageModel, unwrap_base_model
 
+if TYPE_CHECKING:
+    from transformers import Trainer as _Trainer
+else:
+    _Trainer = object  # the real one comes behind this mixin in the bases
+
 EXPERIENCE_FILE = "experience_rank{rank}.pt"
 
 
@@ -83,7 +88,7 @@ class _SetSamplerEpoch(TrainerCallback):
         self.trainer.prompt_sampler.set_epoch(int(state.epoch or 0))
 
 
-class GrpoTrainerMixin:
+class GrpoTrainerMixin(_Trainer):
     """Stands before a Trainer class in the bases; `setup_grpo` is called once after `__init__`."""
 
     def setup_grpo(self, parts: GrpoParts, continues_adapter: bool) -> None:
@@ -155,7 +160,7 @@ class GrpoTrainerMixin:
         """The micro-batch of completions of this micro-step; rolls out where a new block begins."""
         plan = self.parts.plan
         if self._micro_step is None:
-            self._start_at(self.state.global_step)
+            self._micro_step = self._first_micro_step(self.state.global_step)
         phase = self._micro_step % plan.micro_steps_per_rollout
         if phase == 0:
             self._experience = self._make_experience(inputs)
@@ -169,11 +174,11 @@ class GrpoTrainerMixin:
             "on_policy": phase < self.args.gradient_accumulation_steps,
         }
 
-    def _start_at(self, global_step: int) -> None:
-        """0 in a fresh run, the checkpoint's step in a resumed one, which will write later completions again."""
-        self._micro_step = global_step * self.args.gradient_accumulation_steps
+    def _first_micro_step(self, global_step: int) -> int:
+        """0 in a fresh run. A resumed one goes on at its checkpoint, and will write the later completions again."""
         if self.is_world_process_zero():
             self.parts.completions_log.drop_from_step(global_step)
+        return global_step * self.args.gradient_accumulation_steps
 
     # Rollout
 

@@ -57,13 +57,16 @@ class TransformersEngine:
         end_token_ids: Sequence[int],
         batch_media: Callable[[Sequence[EncodedPrompt]], dict[str, torch.Tensor]],
         max_rows: int | None = None,
+        skip_special_tokens: bool = True,
     ):
         """`end_token_ids`: any of them ends a completion. `batch_media` joins the processor tensors of several
-        prompts. `max_rows`: completions decoded at once, None for all."""
+        prompts. `max_rows`: completions decoded at once, None for all. `skip_special_tokens`: False keeps special
+        tokens other than the end token in the text, for families whose thinking tags are special."""
         self.vlm, self.tokenizer = vlm, tokenizer
         self.end_token_ids = list(end_token_ids)
         self.batch_media = batch_media
         self.max_rows = max_rows
+        self.skip_special_tokens = skip_special_tokens
 
     @torch.no_grad()
     def generate(
@@ -82,9 +85,7 @@ class TransformersEngine:
             groups = []
             for start in range(0, len(prompts), prompts_at_once):
                 part = slice(start, start + prompts_at_once)
-                groups += self._generate_batch(
-                    model, prompts[part], sampling, slots[part], progress or (lambda _: None)
-                )
+                groups += self._generate_batch(model, prompts[part], sampling, slots[part], progress)
             return groups
         finally:
             model.train(was_training)
@@ -190,7 +191,8 @@ class TransformersEngine:
     ) -> list[RolloutGroup]:
         ids = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
         sampler_logps = [row[:length] for row, length in zip(logps.tolist(), lengths.tolist(), strict=True)]
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        answers = [row[:-1] if ended else row for row, ended in zip(ids, stopped.tolist(), strict=True)]
+        texts = self.tokenizer.batch_decode(answers, skip_special_tokens=self.skip_special_tokens)
         completions = [
             Completion(row, values, Ending.STOPPED if ended else Ending.TRUNCATED, text)
             for row, values, ended, text in zip(ids, sampler_logps, stopped.tolist(), texts, strict=True)

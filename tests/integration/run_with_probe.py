@@ -11,31 +11,27 @@ import sys
 
 from lcot_plugin import activation
 
-activation.activate()
 
-import torch
-import yaml
-from llamafactory.train.tuner import run_exp
-from transformers import TrainerCallback
+def main(recipe_path: str, gradients: str | None = None, kill_after: str | None = None) -> None:
+    activation.activate()  # before anything of LLaMA-Factory is imported
+    import torch
+    import yaml
+    from llamafactory.train.tuner import run_exp
+    from transformers import TrainerCallback
 
+    class Probe(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            if gradients and state.global_step == 0 and state.is_world_process_zero:
+                parameters = getattr(model, "module", model).named_parameters()
+                torch.save({name: p.grad.clone() for name, p in parameters if p.grad is not None}, gradients)
 
-class Probe(TrainerCallback):
-    def __init__(self, gradients: str | None, kill_after: int | None):
-        self.gradients, self.kill_after = gradients, kill_after
+        def on_step_end(self, args, state, control, **kwargs):
+            if kill_after and state.global_step == int(kill_after):
+                os.kill(os.getpid(), signal.SIGKILL)
 
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        if self.gradients and state.global_step == 0 and state.is_world_process_zero:
-            model = getattr(model, "module", model)
-            torch.save({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}, self.gradients)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.kill_after:
-            os.kill(os.getpid(), signal.SIGKILL)
+    with open(recipe_path) as file:
+        run_exp(yaml.safe_load(file), callbacks=[Probe()])
 
 
 if __name__ == "__main__":
-    options = dict(item.split("=", 1) for item in sys.argv[2:])
-    with open(sys.argv[1]) as file:
-        recipe = yaml.safe_load(file)
-    kill_after = int(options["kill_after"]) if "kill_after" in options else None
-    run_exp(recipe, callbacks=[Probe(options.get("gradients"), kill_after)])
+    main(sys.argv[1], **dict(item.split("=", 1) for item in sys.argv[2:]))

@@ -108,7 +108,17 @@ def test_two_sets_keep_their_names_and_answer_types(twin: Any, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [("3", "3"), (" x ", "x"), (3, "3"), (0, "0"), (2.5, "2.5"), (True, "true"), (["A"], "A"), (None, None), ("", None)],
+    [
+        ("3", "3"),
+        (" x ", "x"),
+        (3, "3"),
+        (0, "0"),
+        (2.5, "2.5"),
+        (True, "true"),
+        (["A"], "A"),
+        (None, None),
+        ("", None),
+    ],
 )
 def test_gold_of_any_type_becomes_text(value: Any, text: str | None) -> None:
     assert gold_text(value) == text
