@@ -1,10 +1,10 @@
 """Seam: `llamafactory.train.sft.trainer`. Makes a resumed run of a full or freeze tuned VLM go on from its checkpoint.
 
-transformers saves many VLMs under older parameter names (`visual.*` for `model.visual.*`), which `from_pretrained`
-translates back. `Trainer` resumes with a plain `load_state_dict(strict=False)` instead: no name fits, a warning about
-missing keys scrolls by, and training goes on from the *base* weights with the checkpoint's optimizer and step. Measured
-on transformers 4.57.6 and 5.5.4 with Qwen2.5-VL. Adapters are not affected. Can go when Trainer loads checkpoints by
-`from_pretrained`.
+transformers saves many VLMs under older parameter names (`model.layers.*` for `model.language_model.layers.*`), which
+`from_pretrained` translates back. `Trainer` resumes with a plain `load_state_dict(strict=False)` instead: the names do
+not fit, a warning about missing keys scrolls by, and training goes on from the *base* weights with the checkpoint's
+optimizer and step. Measured with Qwen2.5-VL: the whole language model on transformers 5.5.4, nearly everything on
+4.57.6. Adapters are not affected. Can go when Trainer loads checkpoints by `from_pretrained`.
 """
 
 from __future__ import annotations
