@@ -1,5 +1,6 @@
 """Pre-training sees what SFT and GRPO will see."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,17 @@ def test_a_batch_is_prompt_then_response(processor, batches: BatchMaker) -> None
     assert seen == {True, False}
     num_image_tokens = int((batch["input_ids"] == batches.image_token_id).sum())
     assert len(batch["pixel_values"]) == 4 * num_image_tokens
+
+
+def test_a_drill_trains_results_only_and_never_chains(processor, batches: BatchMaker) -> None:
+    batch = batches.batch(Phase("", 3, 6, 1, fact_share=1.0, max_right=4), size=8)
+    assert "pixel_values" not in batch
+    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        text = processor.tokenizer.decode(ids).split("<|im_start|>assistant\n")[1]
+        lines = text.removesuffix("<|im_end|>\n").split("\n")
+        assert processor.tokenizer.decode(labels[labels != IGNORED]) == "".join(line[-1] for line in lines)
+        assert all(eval(line[:3]) % 10 == int(line[-1]) and int(line[2]) <= 4 for line in lines)
+        assert any(before[-1] != after[0] for before, after in pairwise(lines))
 
 
 def test_held_out_problems_are_never_drawn(processor) -> None:
