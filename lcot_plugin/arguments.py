@@ -7,7 +7,7 @@ LLaMA-Factory (flat, lower case), meanings follow TRL's GRPOConfig.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lcot_plugin.errors import ArgumentError
 
@@ -103,6 +103,10 @@ class GrpoArguments:
 
     def check_grpo(self, training: bool = True) -> None:
         """Raises ArgumentError for values that cannot work; `training` is False where the stage only evaluates."""
+        for key, annotation in get_type_hints(GrpoArguments).items():
+            # LLaMA-Factory checks choices on a command line, but not those of a YAML file.
+            if get_origin(annotation) is Literal and getattr(self, key) not in get_args(annotation):
+                raise ArgumentError(f"{key}: {getattr(self, key)!r} must be one of {', '.join(get_args(annotation))}.")
         if training and self.grpo_num_generations < 2:
             raise ArgumentError(
                 f"grpo_num_generations: {self.grpo_num_generations} leaves every advantage at 0, since a completion is "

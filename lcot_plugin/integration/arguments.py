@@ -6,6 +6,7 @@ module has run. Can go when LLaMA-Factory has an extension point for arguments.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, fields
 from types import ModuleType
 from typing import Literal, get_args, get_type_hints
@@ -18,6 +19,11 @@ def apply(module: ModuleType) -> None:
     original = module.FinetuningArguments
     if issubclass(original, GrpoArguments):
         return
+    if f"{module.__package__}.parser" in sys.modules:
+        raise RuntimeError(
+            "LLaMA-Factory's argument parser is imported already and would go on rejecting `stage: grpo`: call "
+            "lcot_plugin.activation.activate() before the first import of llamafactory"
+        )
     stages = (*get_args(get_type_hints(original)["stage"]), "grpo")
     help_text = next(item.metadata["help"] for item in fields(original) if item.name == "stage")
 
