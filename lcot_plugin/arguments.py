@@ -20,6 +20,11 @@ def _key(default: Any, help_text: str) -> Any:
     return field(default=default, metadata={"help": help_text})
 
 
+def _items(value: Any) -> list[str]:
+    """Of `a,b` or of a YAML list `[a, b]`, which the parser passes through as it is."""
+    return [str(item).strip() for item in (value if isinstance(value, list) else str(value).split(","))]
+
+
 # LLaMA-Factory parses with HfArgumentParser, which reads these annotations at run time: `X | None`, Literal, str, int,
 # float, bool only.
 @dataclass
@@ -62,11 +67,11 @@ class GrpoArguments:
     )
     grpo_reward_funcs: str = _key(
         "accuracy",
-        "Comma-separated reward functions: `accuracy`, `format_think_boxed`, `format_think_answer`, or a function of "
-        "yours as `path/to/file.py:function`.",
+        "Reward functions, comma-separated or a YAML list: `accuracy`, `format_think_boxed`, `format_think_answer`, "
+        "or a function of yours as `path/to/file.py:function`.",
     )
     grpo_reward_weights: str | None = _key(
-        None, "Comma-separated weights, one per reward function; default: 1 for each."
+        None, "Weights, comma-separated or a YAML list, one per reward function; default: 1 for each."
     )
     grpo_reward_deadline: float = _key(5.0, "Seconds after which the verification of one answer is killed.")
     grpo_rollout_engine: Literal["transformers"] = _key(
@@ -87,14 +92,14 @@ class GrpoArguments:
 
     def reward_functions(self) -> list[str]:
         """Names or `file.py:function`, in the order of the weights."""
-        return [name.strip() for name in str(self.grpo_reward_funcs).split(",") if name.strip()]
+        return [name for name in _items(self.grpo_reward_funcs) if name]
 
     def reward_weights(self) -> list[float] | None:
         """One weight per function, or None. Raises ArgumentError where a weight is not a number."""
         if self.grpo_reward_weights is None:
             return None
         try:
-            return [float(weight) for weight in str(self.grpo_reward_weights).split(",")]
+            return [float(weight) for weight in _items(self.grpo_reward_weights)]
         except ValueError:
             raise ArgumentError(
                 f"grpo_reward_weights: '{self.grpo_reward_weights}' is not a list of numbers: write for example "

@@ -100,6 +100,17 @@ def test_reward_functions_and_weights():
     assert GrpoArguments(grpo_reward_weights=2.0).reward_weights() == [2.0]
 
 
+def test_reward_functions_and_weights_as_yaml_lists():
+    arguments = GrpoArguments(grpo_reward_funcs=["accuracy", " my, rewards.py:brevity "], grpo_reward_weights=[1, 0.25])
+    assert arguments.reward_functions() == ["accuracy", "my, rewards.py:brevity"]
+    assert arguments.reward_weights() == [1.0, 0.25]
+    arguments.check_grpo()
+    with pytest.raises(ArgumentError, match="grpo_reward_funcs is empty"):
+        GrpoArguments(grpo_reward_funcs=[]).check_grpo()
+    with pytest.raises(ArgumentError, match=r"grpo_reward_weights: .* is not a list of numbers"):
+        GrpoArguments(grpo_reward_weights=["high"]).check_grpo()
+
+
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,11 @@ def test_the_stages_of_a_family_agree() -> None:
 def test_sft_grpo_and_evaluation_run_on_the_familys_twin(
     family: str, twin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from llamafactory.data import template
     from llamafactory.train.tuner import run_exp
 
+    # `default_system` is written into LLaMA-Factory's global template; later tests want it as it was.
+    monkeypatch.setattr(template, "TEMPLATES", deepcopy(template.TEMPLATES))
     data = tmp_path / "data"
     data.mkdir()
     write_problems(data, 6, num_text_only=2)

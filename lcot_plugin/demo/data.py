@@ -20,15 +20,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lcot_plugin.demo.task import QUESTION, Problem, generate
+from lcot_plugin.demo.task import NUM_OPERANDS, QUESTION, Problem, generate
 
 DATA_DIR = Path(__file__).parent / "data"
 """The shipped sets."""
 
-SET_SIZES = {"test": 400, "rl": 2000, "sft": 1500}
+SET_SIZES = {"test": 400, "rl": 2000, "sft": 1200}
 """Problems per set, in the order in which they are drawn."""
 
-SEED = 20240
+SET_OPERANDS = {
+    "sft": (3,) * 64 + (4,) * 34 + (5, 6),
+    "rl": (3,) + (4,) + (5,) * 4 + (6,) * 4,
+}
+"""Number of operands, where it is not uniform. Worked solutions are mostly of the short problems, as they are wherever
+someone has to write them: SFT then leaves the long ones half done. RL needs answers only, and is given mostly those."""
+
+SEED = 31337
 
 
 def build_sets(sizes: Mapping[str, int] = SET_SIZES, seed: int = SEED) -> dict[str, list[Problem]]:
@@ -37,7 +44,7 @@ def build_sets(sizes: Mapping[str, int] = SET_SIZES, seed: int = SEED) -> dict[s
     sets: dict[str, list[Problem]] = {}
     taken: set[str] = set()
     for offset, (name, size) in enumerate(sizes.items()):
-        sets[name] = generate(size, seed + offset, exclude=taken)
+        sets[name] = generate(size, seed + offset, taken, SET_OPERANDS.get(name, NUM_OPERANDS))
         taken |= {problem.expression for problem in sets[name]}
     return sets
 

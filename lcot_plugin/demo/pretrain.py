@@ -1,7 +1,7 @@
 """Make the embedded base weights from scratch: `python -m lcot_plugin.demo.pretrain --output DIR`.
 
 Out: DIR with tokenizer, processor, configuration and `model.safetensors`, the content of `lcot_plugin/demo/model`.
-About six minutes on one CPU core.
+About ten minutes on one CPU core.
 
 What the base model is taught:
 
@@ -33,8 +33,7 @@ from tqdm import trange
 from lcot_plugin.demo.data import SET_SIZES, build_sets
 from lcot_plugin.demo.model import new_model, write_config, write_processor, write_weights
 from lcot_plugin.demo.task import (
-    MAX_OPERANDS,
-    MIN_OPERANDS,
+    NUM_OPERANDS,
     QUESTION,
     READING_QUESTION,
     Problem,
@@ -59,6 +58,9 @@ class Phase:
     """Share of the batches that drill sums and differences, without a picture."""
     short_answer_share: float = 0.0
     """Share of the rows with a picture that ask for the result; the others ask to read it."""
+    drill_picture_share: float = 0.0
+    """Share of the drill's rows that show a picture all the same, of something else. Without such rows the sums are
+    known in pure text only, and SFT has to teach them again."""
     max_right: int = 9
     """Largest right operand of the drill."""
     learning_rate: float = 1e-3
@@ -67,12 +69,20 @@ class Phase:
 CURRICULUM = [
     Phase("read 1 cell", 1, 1, 250),
     Phase("read 1 to 3 cells", 1, 3, 300),
-    Phase("read 2 to 6 cells", 2, MAX_OPERANDS, 400),
+    Phase("read 2 to 6 cells", 2, max(NUM_OPERANDS), 400),
     Phase("add and subtract 0 and 1", 1, 1, 110, fact_share=1.0, max_right=1),
     Phase("add and subtract up to 2", 1, 1, 60, fact_share=1.0, max_right=2),
     Phase("add and subtract up to 4", 1, 1, 100, fact_share=1.0, max_right=4),
     Phase("add and subtract up to 9", 1, 1, 200, fact_share=1.0),
-    Phase("all three", MIN_OPERANDS, MAX_OPERANDS, 300, fact_share=0.3, short_answer_share=0.5),
+    Phase(
+        "all three",
+        min(NUM_OPERANDS),
+        max(NUM_OPERANDS),
+        300,
+        fact_share=0.4,
+        short_answer_share=0.5,
+        drill_picture_share=0.7,
+    ),
 ]
 BATCH_SIZE = 64
 NUM_DRILL_LINES = 16
@@ -105,10 +115,9 @@ class BatchMaker:
         self.image_token_id = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self.mean = torch.tensor(processor.image_processor.image_mean).view(1, 3, 1, 1, 1)
         self.std = torch.tensor(processor.image_processor.image_std).view(1, 3, 1, 1, 1)
-        self.processor = processor
-        self.drill_prompt = self._prompt_ids(DRILL_QUESTION)
         self.equals_id = self.tokenizer.convert_tokens_to_ids("=")
-        self.prompts = {question: self._picture_prompt(question) for question in (QUESTION, READING_QUESTION)}
+        self.processor = processor
+        self.prompts: dict[tuple[str, int], list[int]] = {}
 
     def batch(self, phase: Phase, size: int) -> dict[str, torch.Tensor]:
         """Draw a batch of `size` rows, or of half as many, twice as long, for a drill.
@@ -121,17 +130,19 @@ class BatchMaker:
         drill = self.rng.random_sample() < phase.fact_share
         size = size // 2 if drill else size
         for _ in range(size):
-            if drill:
-                prompt, response = self.drill_prompt, self._draw_drill(phase.max_right)
-            else:
+            pixels: list[np.ndarray] = []
+            if not drill or self.rng.random_sample() < phase.drill_picture_share:
                 problem, pixels = self._draw(phase)
-                short = self.rng.random_sample() < phase.short_answer_share
-                response = problem.short_response if short else problem.expression
-                before, after = self.prompts[QUESTION if short else READING_QUESTION]
-                prompt = before + [self.image_token_id] * len(pixels) + after
+            if drill:
+                question, response = DRILL_QUESTION, self._draw_drill(phase.max_right)
+            elif self.rng.random_sample() < phase.short_answer_share:
+                question, response = QUESTION, problem.short_response
+            else:
+                question, response = READING_QUESTION, problem.expression
+            rows.append((self._prompt(question, len(pixels)), self.tokenizer(f"{response}<|im_end|>\n")["input_ids"]))
+            if pixels:
                 cells += pixels
                 grids.append([1, 2, 2 * len(pixels)])
-            rows.append((prompt, self.tokenizer(f"{response}<|im_end|>\n")["input_ids"]))
 
         length = max(len(prompt) + len(response) for prompt, response in rows)
         input_ids = torch.full((size, length), self.tokenizer.pad_token_id)
@@ -160,7 +171,7 @@ class BatchMaker:
 
     def _draw(self, phase: Phase) -> tuple[Problem, list[np.ndarray]]:
         while True:
-            problem = Problem(*draw_chain(self.rng, phase.min_operands, phase.max_operands), image=None)
+            problem = Problem(*draw_chain(self.rng, range(phase.min_operands, phase.max_operands + 1)), image=None)
             if problem.expression not in self.held_out:
                 return problem, [self.bank.draw(text, self.rng) for text in cells_of(problem.start, problem.operations)]
 
@@ -172,16 +183,15 @@ class BatchMaker:
             lines.append(f"{left}{sign}{right}={result}")
         return "\n".join(lines)
 
-    def _prompt_ids(self, content: str | list[dict[str, str]]) -> list[int]:
-        turn = {"role": "user", "content": content}
-        text = self.processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
-        return self.tokenizer(text)["input_ids"]
-
-    def _picture_prompt(self, question: str) -> tuple[list[int], list[int]]:
-        """Token ids of the prompt before and after its image placeholder."""
-        ids = self._prompt_ids([{"type": "image"}, {"type": "text", "text": question}])
-        at = ids.index(self.image_token_id)
-        return ids[:at], ids[at + 1 :]
+    def _prompt(self, question: str, num_cells: int) -> list[int]:
+        """Token ids of the prompt, its placeholder repeated once per cell; without a picture for 0 cells."""
+        if (question, num_cells) not in self.prompts:
+            picture = [{"type": "image"}] if num_cells else []
+            turn = {"role": "user", "content": [*picture, {"type": "text", "text": question}]}
+            text = self.processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
+            text = text.replace("<|image_pad|>", "<|image_pad|>" * num_cells)
+            self.prompts[question, num_cells] = self.tokenizer(text)["input_ids"]
+        return self.prompts[question, num_cells]
 
 
 def forward_with_media(model: torch.nn.Module) -> Callable[[dict[str, torch.Tensor]], Any]:

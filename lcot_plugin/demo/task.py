@@ -15,7 +15,7 @@ come from `numpy.random.RandomState`, whose streams numpy has frozen: the same s
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -31,8 +31,8 @@ QUESTION = "What is the result modulo 10?"
 READING_QUESTION = "Read the picture."
 """Asks for the expression itself; used to make the base weights only."""
 
-MIN_OPERANDS = 3
-MAX_OPERANDS = 6
+NUM_OPERANDS = (3, 4, 5, 6)
+"""How many operands a problem has; a repeated entry is drawn more often."""
 
 _CELL_WIDTH_OF_SYMBOL = {"digit": 9.0, "sign": 6.0}
 _GLYPH_HEIGHT = 16.0
@@ -130,12 +130,12 @@ def cells_of(start: int, operations: tuple[tuple[str, int], ...]) -> list[str]:
 
 
 def draw_chain(
-    rng: np.random.RandomState, min_operands: int = MIN_OPERANDS, max_operands: int = MAX_OPERANDS
+    rng: np.random.RandomState, num_operands: Sequence[int] = NUM_OPERANDS
 ) -> tuple[int, tuple[tuple[str, int], ...]]:
-    """Draw a start digit and operations; digits, signs and the number of operands (ends included) are uniform."""
-    num_operands = int(rng.randint(min_operands, max_operands + 1))
+    """Draw a start digit and operations; digits, signs and the entries of `num_operands` are uniform."""
+    num = num_operands[rng.randint(len(num_operands))]
     start = int(rng.randint(10))
-    operations = tuple(("+-"[rng.randint(2)], int(rng.randint(10))) for _ in range(num_operands - 1))
+    operations = tuple(("+-"[rng.randint(2)], int(rng.randint(10))) for _ in range(num - 1))
     return start, operations
 
 
@@ -143,8 +143,7 @@ def generate(
     num: int,
     seed: int,
     exclude: Collection[str] = (),
-    min_operands: int = MIN_OPERANDS,
-    max_operands: int = MAX_OPERANDS,
+    num_operands: Sequence[int] = NUM_OPERANDS,
 ) -> list[Problem]:
     """Generate problems whose expressions differ from each other and from those in `exclude`.
 
@@ -154,7 +153,7 @@ def generate(
     seen = set(exclude)
     problems: list[Problem] = []
     while len(problems) < num:
-        start, operations = draw_chain(rng, min_operands, max_operands)
+        start, operations = draw_chain(rng, num_operands)
         expression = expression_of(start, operations)
         if expression in seen:
             continue

@@ -8,14 +8,15 @@ it; a prompt over cutoff_len is left out whole, counted and said. Can go when co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from lcot_plugin.errors import DataError
-from lcot_plugin.integration.gold import gold_text
+from lcot_plugin.integration.gold import answer_of_response, gold_text
 from lcot_plugin.integration.prompts import (
     GrpoPromptProcessor,
     NamedErrorsPackedProcessor,
@@ -52,7 +53,10 @@ def apply(module: ModuleType) -> None:
     def _load_single_dataset(dataset_attr: Any, model_args: Any, data_args: Any, training_args: Any) -> Any:
         if dataset_attr.load_from == "file":
             _check_not_empty(dataset_attr, data_args)
-        return original_load(dataset_attr, model_args, data_args, training_args)
+        if _stage.get() not in ("sft", "grpo"):
+            return original_load(dataset_attr, model_args, data_args, training_args)
+        with named_errors(dataset_attr):
+            return original_load(dataset_attr, model_args, data_args, training_args)
 
     def align_dataset(dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any) -> Any:
         if not data_args.streaming and len(dataset) == 0:
@@ -94,6 +98,29 @@ def describe(dataset_attr: Any) -> str:
     return f"{getattr(dataset_attr, 'lcot_name', dataset_attr.dataset_name)} ({dataset_attr.dataset_name})"
 
 
+@contextmanager
+def named_errors(dataset_attr: Any) -> Iterator[None]:
+    """Turns what `datasets` and the converters raise about a malformed file into a DataError that names it."""
+    from datasets.exceptions import DatasetGenerationError
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except (DatasetGenerationError, ArrowException, TypeError, KeyError) as error:
+        # The other errors say what is wrong themselves; theirs, from a worker process, would be its whole traceback.
+        cause = (error.__cause__ if isinstance(error, DatasetGenerationError) else None) or error
+        advice = "check that the columns in dataset_info.json exist and that every record has the same types in them."
+        if str(cause).endswith("to null"):
+            # `datasets` takes a column's type from the records that it writes first.
+            advice = (
+                "a column, most likely the images, is empty in the first 1000 records and filled in later ones: put "
+                "one of the later ones first, or shuffle the file."
+            )
+        raise DataError(
+            f"Data set {describe(dataset_attr)} cannot be read ({type(cause).__name__}: {cause}): {advice}"
+        ) from error
+
+
 def _check_not_empty(dataset_attr: Any, data_args: Any) -> None:
     """An empty file or list makes `datasets` fail with a message about schemas."""
     path = Path(data_args.dataset_dir, dataset_attr.dataset_name)
@@ -106,8 +133,11 @@ def _check_not_empty(dataset_attr: Any, data_args: Any) -> None:
 
 
 def _align_with_gold(original_align: Any, dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any) -> Any:
-    """LLaMA-Factory's aligned data set with `_gold`, `_answer_type`, `_source` and `_record` beside it."""
-    from datasets import concatenate_datasets
+    """LLaMA-Factory's aligned data set with `_gold`, `_answer_type`, `_source`, `_file` and `_record` for `_response`.
+
+    Sets with and without a response can be joined since none keeps it.
+    """
+    from datasets import Features, Value, concatenate_datasets
 
     for column in (dataset_attr.gold, dataset_attr.answer_type):
         if column is not None and column not in dataset.column_names:
@@ -129,6 +159,16 @@ def _align_with_gold(original_align: Any, dataset: Any, dataset_attr: Any, data_
             "source": getattr(dataset_attr, "lcot_name", dataset_attr.dataset_name),
             "file": dataset_attr.dataset_name,
         },
+        # Given, since `datasets` would infer them from the first records, whose gold answers may all be None.
+        features=Features(
+            {
+                "_gold": Value("string"),
+                "_answer_type": Value("string"),
+                "_source": Value("string"),
+                "_file": Value("string"),
+                "_record": Value("int64"),
+            }
+        ),
         desc="Reading gold answers",
         **options,
     )
@@ -147,20 +187,31 @@ def _align_with_gold(original_align: Any, dataset: Any, dataset_attr: Any, data_
             **options,
         )
     aligned = original_align(dataset, dataset_attr, data_args, training_args)
-    return concatenate_datasets([aligned, extras], axis=1)
+    if dataset_attr.gold is None:
+        extras = concatenate_datasets([extras, aligned.select_columns("_response")], axis=1).map(
+            _gold_of_response,
+            remove_columns="_response",
+            features=extras.features,
+            desc="Reading answers of responses",
+            **options,
+        )
+    return concatenate_datasets([aligned.remove_columns("_response"), extras], axis=1)
 
 
 def _extra_columns(
     example: dict[str, Any], index: int, gold_column: str | None, type_column: str | None, source: str, file: str
 ) -> dict[str, Any]:
     return {
-        # "" where the named column is blank: an error then; None where none is named: the response may have it.
-        "_gold": (gold_text(example[gold_column]) or "") if gold_column else None,
+        "_gold": gold_text(example[gold_column]) if gold_column else None,
         "_answer_type": str(example[type_column] or "auto") if type_column else "auto",
         "_source": source,
         "_file": file,
         "_record": index,
     }
+
+
+def _gold_of_response(example: dict[str, Any]) -> dict[str, str | None]:
+    return {"_gold": answer_of_response(example["_response"])}
 
 
 def _close_user_turn(
@@ -178,6 +229,7 @@ def _tokenise_prompts(
 ) -> Any:
     tokenised = dataset.map(
         processor.preprocess_dataset,
+        features=_prompt_features(dataset.features),
         batched=True,
         batch_size=data_args.preprocessing_batch_size,
         remove_columns=dataset.column_names,
@@ -193,6 +245,20 @@ def _tokenise_prompts(
     return tokenised
 
 
+def _prompt_features(aligned: Any) -> Any:
+    """Given, since `datasets` would infer `list of null` from a first batch without images and refuse later ones."""
+    from datasets import Features, Value
+    from datasets import Sequence as ListOf
+
+    def media(name: str) -> Any:
+        feature = aligned[f"_{name}"]
+        return ListOf(Value("string")) if feature == Value("null") else feature
+
+    text = {name: Value("string") for name in ("question", "gold", "answer_type", "source")}
+    lists = {name: media(name) for name in ("images", "videos", "audios")}
+    return Features({"input_ids": ListOf(Value("int32")), **lists, **text, "record": Value("int64")})
+
+
 def _report_overlong(dataset: Any, tokenised: Any, cutoff_len: int, should_log: bool) -> None:
     kept = set(zip(tokenised["source"], tokenised["record"], strict=True)) if len(tokenised) else set()
     lost = [key for key in zip(dataset["_source"], dataset["_record"], strict=True) if key not in kept]
@@ -206,7 +272,7 @@ def _report_overlong(dataset: Any, tokenised: Any, cutoff_len: int, should_log: 
     if should_log:
         from llamafactory.extras import logging
 
-        logging.get_logger(__name__).warning(message)
+        logging.get_logger(f"llamafactory.{__name__}").warning(message)
 
 
 def _listing(keys: Sequence[tuple[str, int]], limit: int = 5) -> str:

@@ -17,6 +17,8 @@ from lcot_plugin.errors import ArgumentError
 from lcot_plugin.evaluate.evaluator import Evaluator, scoring_request
 from lcot_plugin.integration.grpo_trainer import GrpoTrainer
 from lcot_plugin.integration.media import PromptEncoder, batch_media
+from lcot_plugin.integration.prompts import check_prompt_columns
+from lcot_plugin.integration.refusals import RunArguments, check_settings
 from lcot_plugin.policy.trainer import GrpoParts
 from lcot_plugin.report.completions import COMPLETIONS_FILE, CompletionsLog, completion_line
 from lcot_plugin.rewards import Scorer
@@ -24,7 +26,7 @@ from lcot_plugin.rollout.transformers_engine import TransformersEngine
 from lcot_plugin.types import SamplingParams
 from lcot_plugin.vlm import VisionLanguageModel, unwrap_base_model
 
-logger = get_logger(__name__)
+logger = get_logger(f"llamafactory.{__name__}")  # a child of LLaMA-Factory's: that one's handlers print it
 
 
 def run_grpo(
@@ -36,7 +38,7 @@ def run_grpo(
     callbacks: list[Any] | None = None,
 ) -> None:
     """Trains (`do_train`), evaluates (`do_eval`), and writes everything to `output_dir`."""
-    plan = check_arguments(data_args, training_args, finetuning_args, generating_args)
+    plan = check_arguments(RunArguments(model_args, data_args, training_args, finetuning_args, generating_args))
     with Scorer(
         finetuning_args.reward_functions(),
         finetuning_args.reward_weights(),
@@ -47,6 +49,7 @@ def run_grpo(
         check_template(tokenizer, model_args, data_args)
         template = get_template_and_fix_tokenizer(tokenizer, data_args)
         dataset_module = get_dataset(template, model_args, data_args, training_args, stage="grpo", **tokenizer_module)
+        check_prompt_columns(dataset_module, data_args.tokenized_path)
         model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
         ref_model = None
         if training_args.do_train and finetuning_args.grpo_beta:
@@ -65,8 +68,7 @@ def run_grpo(
             **dataset_module,
             **tokenizer_module,
         )
-        continues_adapter = bool(model_args.adapter_name_or_path) and not finetuning_args.create_new_adapter
-        trainer.setup_grpo(parts, continues_adapter)
+        trainer.setup_grpo(parts)
         trainer.evaluator = make_evaluator(parts, training_args)
 
         if training_args.do_train:
@@ -78,37 +80,16 @@ def run_grpo(
         create_modelcard_and_push(trainer, model_args, data_args, training_args, finetuning_args)
 
 
-def check_arguments(data_args: Any, training_args: Any, finetuning_args: Any, generating_args: Any) -> BatchPlan:
+def check_arguments(run: RunArguments) -> BatchPlan:
     """Everything that can be refused before a file is read. Raises ArgumentError."""
-    finetuning_args.check_grpo(training=training_args.do_train)
-    if not (training_args.do_train or training_args.do_eval):
-        raise ArgumentError("stage: grpo has nothing to do: write `do_train: true` or `do_eval: true`.")
-    if generating_args.max_new_tokens < 1:
-        raise ArgumentError(f"max_new_tokens: {generating_args.max_new_tokens} must be at least 1.")
-    if training_args.do_train and (generating_args.temperature <= 0 or not generating_args.do_sample):
-        raise ArgumentError(
-            "stage: grpo compares different completions of a prompt, so it must sample: write `temperature: 1.0` and "
-            "leave out `do_sample: false`."
-        )
-    if generating_args.num_beams != 1:
-        raise ArgumentError("stage: grpo samples; remove `num_beams`.")
-    if data_args.streaming:
-        raise ArgumentError("stage: grpo needs to know how many prompts there are: remove `streaming`.")
-    if data_args.packing:
-        raise ArgumentError("stage: grpo never concatenates prompts: remove `packing`.")
-    if getattr(training_args, "deepspeed_plugin", None) and training_args.deepspeed_plugin.zero_stage == 3:
-        raise ArgumentError("stage: grpo does not support DeepSpeed ZeRO-3 yet: use a ZeRO-1 or ZeRO-2 configuration.")
-    if training_args.fsdp:
-        raise ArgumentError("stage: grpo does not support FSDP yet: use DDP or DeepSpeed ZeRO-1 or ZeRO-2.")
-    world_size = training_args.world_size
-    if not training_args.do_train:
-        group = finetuning_args.grpo_num_generations
-        return BatchPlan(group, 1, 1, group, world_size)
+    training = run.training
+    run.finetuning.check_grpo(training=training.do_train)
+    check_settings(run)
+    if not training.do_train:
+        group = run.finetuning.grpo_num_generations
+        return BatchPlan(group, 1, 1, group, training.world_size)
     return plan_batches(
-        finetuning_args,
-        training_args.per_device_train_batch_size,
-        training_args.gradient_accumulation_steps,
-        world_size,
+        run.finetuning, training.per_device_train_batch_size, training.gradient_accumulation_steps, training.world_size
     )
 
 
@@ -200,8 +181,14 @@ def train(trainer: GrpoTrainer, training_args: Any, finetuning_args: Any) -> Non
     trainer.save_metrics("train", result.metrics)
     trainer.save_state()
     if trainer.is_world_process_zero() and finetuning_args.plot_loss:
-        keys = ["loss", "reward", "completions/length", "entropy"]
-        keys += [f"rewards/{name}" for name in finetuning_args.reward_functions()]
-        if training_args.do_eval or training_args.eval_strategy != "no":
-            keys.append("eval_accuracy")
-        plot_loss(training_args.output_dir, keys=keys)
+        plot_loss(training_args.output_dir, keys=curves(trainer))
+
+
+def curves(trainer: GrpoTrainer) -> list[str]:
+    """Names of the logged values that `plot_loss: true` draws."""
+    keys = ["loss", "reward", "completions/length", "entropy"]
+    keys += [f"rewards/{name}" for name in trainer.parts.scorer.functions]
+    if trainer.args.eval_strategy != "no":
+        several = isinstance(trainer.eval_dataset, dict)
+        keys += [f"eval_{name}_accuracy" for name in trainer.eval_dataset] if several else ["eval_accuracy"]
+    return keys

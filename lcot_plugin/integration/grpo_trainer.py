@@ -5,20 +5,32 @@ Optimizers, schedulers, freezing, adapters, checkpoints and export are CustomSeq
 
 from __future__ import annotations
 
-import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
+from llamafactory.model.model_utils.visual import COMPOSITE_MODELS
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 from tqdm.auto import tqdm
+from transformers import TrainerCallback
 
 from lcot_plugin.evaluate.evaluator import Evaluator, ProblemResult, evaluation_metrics
-from lcot_plugin.policy.trainer import GrpoTrainerMixin, prompt_records
-from lcot_plugin.report.completions import completion_line
+from lcot_plugin.integration.media import PromptEncoder
+from lcot_plugin.policy.trainer import GrpoParts, GrpoTrainerMixin, prompt_records
+from lcot_plugin.report.completions import COMPLETIONS_FILE, CompletionsLog, completion_line, image_name
+from lcot_plugin.vlm import unwrap_base_model
 
-EVAL_COMPLETIONS_FILE = "eval_completions.jsonl"
+
+class _TakeBackEvalCompletions(TrainerCallback):
+    """A fresh run starts its files of evaluated completions anew; a resumed one drops what follows its checkpoint."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            for path in Path(args.output_dir).glob(f"eval*_{COMPLETIONS_FILE}"):
+                # The evaluation at a checkpoint's own step came before it was saved.
+                CompletionsLog(path).drop_from_step(state.global_step + 1 if state.global_step else 0)
 
 
 class GrpoTrainer(GrpoTrainerMixin, CustomSeq2SeqTrainer):
@@ -26,6 +38,13 @@ class GrpoTrainer(GrpoTrainerMixin, CustomSeq2SeqTrainer):
 
     evaluator: Evaluator
     control: Any
+
+    def setup_grpo(self, parts: GrpoParts) -> None:
+        super().setup_grpo(parts)
+        if self.args.do_train and self.accelerator.num_processes > 1 and trains_vision(self.model):
+            assert isinstance(parts.encode, PromptEncoder)
+            self.image_filler = parts.encode.white_image(self.processing_class)
+        self.add_callback(_TakeBackEvalCompletions())
 
     def evaluate(
         self,
@@ -67,21 +86,31 @@ class GrpoTrainer(GrpoTrainerMixin, CustomSeq2SeqTrainer):
             self.compute_loss_context_manager(),
         ):
             results = self.evaluator.run(model, records, bar.update)
-        gathered: list[list[ProblemResult]] = gather_object([results])
+        gathered: list[list[ProblemResult]] = gather_object([[light(result) for result in results]])
         return [result for turn in range(len(gathered[0])) for share in gathered for result in share[turn : turn + 1]]
 
     def _write_eval_completions(self, results: list[ProblemResult], prefix: str) -> None:
-        path = Path(self.args.output_dir, EVAL_COMPLETIONS_FILE.replace("eval", prefix, 1))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8") as file:
-            for result in results:
-                pairs = zip(result.completions, result.scores, strict=True)
-                for sample, (completion, score) in enumerate(pairs):
-                    line = completion_line(
-                        result.record,
-                        completion,
-                        score,
-                        step=self.state.global_step,
-                        sample="greedy" if sample == 0 else sample,
-                    )
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        step = self.state.global_step
+        log = CompletionsLog(Path(self.args.output_dir, f"{prefix}_{COMPLETIONS_FILE}"))
+        log.drop_from_step(step)  # the same evaluation, made again; a run that only evaluates starts the file anew
+        log.write(
+            completion_line(result.record, completion, score, step=step, sample="greedy" if sample == 0 else sample)
+            for result in results
+            for sample, (completion, score) in enumerate(zip(result.completions, result.scores, strict=True))
+        )
+
+
+def trains_vision(model: Any) -> bool:
+    """Whether a parameter that only images use is trained: of the vision tower, its projector, or an adapter there."""
+    family = COMPOSITE_MODELS.get(unwrap_base_model(model).config.model_type)
+    keys = [*family.vision_model_keys, *family.projector_keys] if family else []
+    return any(p.requires_grad and any(key in name for key in keys) for name, p in model.named_parameters())
+
+
+def light(result: ProblemResult) -> ProblemResult:
+    """The result without what neither the metrics nor the log need: images become their names, prompts and the
+    sampler's log-probabilities go. Every process sends its own to all others."""
+    images = [image_name(image) for image in result.record.images]
+    record = replace(result.record, input_ids=[], images=images, videos=[], audios=[])
+    completions = [replace(completion, sampler_logps=[]) for completion in result.completions]
+    return ProblemResult(record, completions, result.scores)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from llamafactory.extras.constants import IMAGE_PLACEHOLDER
+from PIL import Image
 
 from lcot_plugin.errors import DataError
 from lcot_plugin.types import EncodedPrompt, PromptRecord
@@ -49,6 +51,17 @@ class PromptEncoder:
             if self.vlm.accepts(key) and not key.endswith("token_type_ids")
         }
         return EncodedPrompt(record, media)
+
+    def white_image(self, tokenizer: Any) -> EncodedPrompt:
+        """A small white image and the tokens that stand for it, nothing else; what LLaMA-Factory's SFT collator adds
+        to a batch without images."""
+        images = [Image.new("RGB", (64, 64), (255, 255, 255))]
+        plugin, processor = self.template.mm_plugin, self.processor
+        turns = [{"role": "user", "content": IMAGE_PLACEHOLDER}]
+        turns = plugin.process_messages(turns, images, [], [], processor)
+        ids = tokenizer.encode(turns[0]["content"], add_special_tokens=False)
+        ids, _ = plugin.process_token_ids(ids, None, images, [], [], tokenizer, processor)
+        return self(PromptRecord(ids, images, question="", gold="", source="white image", record=0))
 
 
 def batch_media(prompts: Sequence[EncodedPrompt]) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from llamafactory.data.data_utils import Role
@@ -19,7 +19,7 @@ from llamafactory.data.processor import (
 )
 
 from lcot_plugin.errors import DataError
-from lcot_plugin.integration.gold import answer_of_response
+from lcot_plugin.types import PromptRecord
 
 
 @dataclass
@@ -53,7 +53,7 @@ class GrpoPromptProcessor(UnsupervisedDatasetProcessor):
                 "not a conversation that ends with a question of the user: check the roles and `tags` in "
                 "dataset_info.json."
             )
-        gold = example["_gold"] if example["_gold"] is not None else answer_of_response(example["_response"])
+        gold = example["_gold"]
         if not gold:
             raise DataError(
                 "no gold answer. Stage grpo needs one per record: name its column in dataset_info.json, for example "
@@ -85,6 +85,19 @@ class GrpoPromptProcessor(UnsupervisedDatasetProcessor):
         """What one prompt looks like to the model, and the answer that is expected."""
         print("inputs:\n{}".format(self.tokenizer.decode(example["input_ids"], skip_special_tokens=False)))
         print(f"gold answer: {example['gold']} (type {example['answer_type']}, from {example['source']})")
+
+
+def check_prompt_columns(dataset_module: dict[str, Any], tokenized_path: str | None) -> None:
+    """Raises DataError for data sets that `tokenized_path` holds from another stage."""
+    expected = {field.name for field in fields(PromptRecord)}
+    for split in dataset_module.values():
+        for dataset in split.values() if isinstance(split, dict) else [split]:
+            if missing := expected.difference(dataset.column_names):
+                raise DataError(
+                    f"tokenized_path: {tokenized_path} was tokenised for another stage: stage grpo needs the columns "
+                    f"{', '.join(sorted(missing))}, which it lacks (it has {', '.join(dataset.column_names)}). Write "
+                    "another `tokenized_path`, one that does not exist yet is filled, or leave it out."
+                )
 
 
 def check_images_exist(images: list[Any]) -> None:

@@ -1,10 +1,15 @@
-"""Seam: `llamafactory.train.sft.trainer`. Makes a resumed run of a full or freeze tuned VLM go on from its checkpoint.
+"""Seam: `llamafactory.train.sft.trainer`. Makes a resumed run go on from its checkpoint in two cases.
+
+A full or freeze tuned VLM:
 
 transformers saves many VLMs under older parameter names (`model.layers.*` for `model.language_model.layers.*`), which
 `from_pretrained` translates back. `Trainer` resumes with a plain `load_state_dict(strict=False)` instead: the names do
 not fit, a warning about missing keys scrolls by, and training goes on from the *base* weights with the checkpoint's
 optimizer and step. Measured with Qwen2.5-VL: the whole language model on transformers 5.5.4, nearly everything on
 4.57.6. Adapters are not affected. Can go when Trainer loads checkpoints by `from_pretrained`.
+
+Several processes without an accelerator: `Trainer` loads the optimizer to the process's device, `cpu:0`, a name that
+torch.load does not know ("don't know how to restore data location"). Can go when either of them changes.
 """
 
 from __future__ import annotations
@@ -12,6 +17,8 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import torch
 
 from lcot_plugin.vlm import unwrap_base_model
 
@@ -21,6 +28,9 @@ _WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+
+_CPU_PRIORITY = 11
+"""Behind torch's own entry for `cpu`, which is 10."""
 
 
 def apply(module: ModuleType) -> None:
@@ -50,6 +60,7 @@ def apply(module: ModuleType) -> None:
             else:
                 super()._load_best_model()
 
+    torch.serialization.register_package(_CPU_PRIORITY, lambda storage: None, _stay_on_cpu)
     CustomSeq2SeqTrainer.__module__ = original.__module__
     CustomSeq2SeqTrainer.__qualname__ = "CustomSeq2SeqTrainer"
     module.CustomSeq2SeqTrainer = CustomSeq2SeqTrainer
@@ -57,5 +68,12 @@ def apply(module: ModuleType) -> None:
 
 def load_full_weights(model: Any, checkpoint: str) -> None:
     """Every weight of `model` from a checkpoint folder; raises RuntimeError where a name or a shape does not fit."""
-    saved = type(model).from_pretrained(checkpoint, config=model.config, dtype=model.dtype)
+    # float32 holds what either precision saved; each parameter then takes its own. `model.dtype` is that of the first
+    # parameter, which may be a bfloat16 vision tower before a float32 language model.
+    saved = type(model).from_pretrained(checkpoint, config=model.config, dtype=torch.float32)
     model.load_state_dict(saved.state_dict(), strict=True)
+
+
+def _stay_on_cpu(storage: Any, location: str) -> Any | None:
+    """torch.load's question where a storage it has read into memory belongs; None leaves it to others."""
+    return storage if location.startswith("cpu:") else None

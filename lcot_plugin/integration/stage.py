@@ -37,15 +37,29 @@ def with_sampling_defaults(args: dict[str, Any] | list[str]) -> dict[str, Any] |
     """Temperature, top-p and top-k that explore, where the user wrote none: LLaMA-Factory's defaults are for chat."""
     if isinstance(args, dict):
         return {**SAMPLING_DEFAULTS, **args}
-    written = {arg.split("=")[0] for arg in args}
-    missing = {f"--{key}": str(value) for key, value in SAMPLING_DEFAULTS.items() if f"--{key}" not in written}
+    # argparse takes `--top-p` for `--top_p`.
+    written = {arg.split("=")[0].replace("-", "_") for arg in args if arg.startswith("--")}
+    missing = {f"--{key}": str(value) for key, value in SAMPLING_DEFAULTS.items() if f"__{key}" not in written}
     return [*args, *(part for pair in missing.items() for part in pair)]
+
+
+def judge_checkpoints_by_accuracy(training_args: Any, finetuning_args: Any) -> None:
+    """Makes greedy accuracy the metric of the best checkpoint where the user named none, or the loss.
+
+    transformers' default is the evaluation loss, which an evaluation by verdicts does not have.
+    """
+    needs_metric = finetuning_args.early_stopping_steps is not None or training_args.save_strategy == "best"
+    metric = training_args.metric_for_best_model
+    if metric in ("loss", "eval_loss") or (metric is None and needs_metric):
+        training_args.metric_for_best_model = "accuracy"
+        training_args.greater_is_better = True
 
 
 def _train_grpo(tuner: ModuleType, args: dict[str, Any] | list[str], callbacks: list[Any]) -> None:
     from lcot_plugin.integration.grpo import run_grpo
 
     model_args, data_args, training_args, finetuning_args, generating_args = tuner.get_train_args(args)
+    judge_checkpoints_by_accuracy(training_args, finetuning_args)
     callbacks.append(tuner.LogCallback())
     if finetuning_args.pissa_convert:
         callbacks.append(tuner.PissaConvertCallback())

@@ -15,23 +15,15 @@ from types import ModuleType
 from typing import Any
 
 from lcot_plugin.arguments import SAMPLING_DEFAULTS, GrpoArguments
+from lcot_plugin.integration.refusals import REFUSED, WARNED
 
 STAGE_LABEL = "GRPO"
 """The stage in the Board's list; its saved configurations hold this name."""
 
-SFT_KEYS = frozenset(
-    {
-        # Prompts are never concatenated, and have no labels.
-        "packing",
-        "neat_packing",
-        "train_on_prompt",
-        "mask_history",
-        # Noise on the embeddings would take the trained policy away from the one that sampled.
-        "neftune_noise_alpha",
-        # It counts the tokens of a padded batch of inputs, which this stage does not load.
-        "include_num_input_tokens_seen",
-    }
-)
+# Prompts are never concatenated, and have no labels: LLaMA-Factory refuses these three outside SFT.
+SFT_KEYS = frozenset({"neat_packing", "train_on_prompt", "mask_history"}) | {
+    setting.key for setting in (*REFUSED, *WARNED) if setting.of_sft
+}
 """Keys that the Board writes for every stage, and that are refused or without effect in stage grpo."""
 
 MAX_NEW_TOKENS = 1024

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from lcot_plugin.errors import LcotError
 from lcot_plugin.vlm import unwrap_base_model
 
 
@@ -53,7 +54,9 @@ def chunk_log_probs(
 
 
 @contextmanager
-def _head_computes(output_layer: torch.nn.Module, targets: HeadTargets) -> Iterator[None]:
+def _head_computes(output_layer: torch.nn.Module, targets: HeadTargets) -> Iterator[list[torch.Tensor]]:
+    """Yields a list to which every call of the output layer appends what it returned."""
+    returned: list[torch.Tensor] = []
     to_logits = output_layer.forward
     instance_forward = output_layer.__dict__.get("forward")  # set where accelerate or PEFT has patched it already
 
@@ -68,11 +71,12 @@ def _head_computes(output_layer: torch.nn.Module, targets: HeadTargets) -> Itera
                 selected.split(targets.chunk_size), targets.token_ids.split(targets.chunk_size), strict=True
             )
         ]
-        return torch.cat(pieces)[None]
+        returned.append(torch.cat(pieces)[None])
+        return returned[-1]
 
     output_layer.forward = forward
     try:
-        yield
+        yield returned
     finally:
         del output_layer.forward
         if instance_forward is not None:
@@ -85,14 +89,26 @@ def token_log_probs(
     """One forward pass through `model`: log-probabilities and entropies, [n] float32 each.
 
     `model` may be wrapped by DDP, FSDP, DeepSpeed or PEFT; `unwrapped` is what is inside the parallel wrapper.
-    Raises ValueError for families that change the logits after the output layer (soft-capping).
+    Raises LcotError for families that change the logits after the output layer (soft-capping, scaling) or do not call
+    it: what came out would not be log-probabilities.
     """
     base = unwrap_base_model(unwrapped)
     text_config = base.config.get_text_config()
     if getattr(text_config, "final_logit_softcapping", None):
-        raise ValueError(
-            f"stage: grpo does not support {base.config.model_type}: it soft-caps its logits after the output layer."
+        raise LcotError(
+            f"stage: grpo does not support {base.config.model_type}: it soft-caps its logits after the output layer. "
+            "Train a model of another family."
         )
-    with _head_computes(base.get_output_embeddings(), targets):
+    with _head_computes(base.get_output_embeddings(), targets) as returned:
         output = model(**model_inputs, use_cache=False).logits
+    if not (len(returned) == 1 and _same_values(output, returned[0])):
+        raise LcotError(
+            f"stage: grpo does not support {base.config.model_type}: its logits are not what its output layer returns "
+            "(they are scaled afterwards, or computed without it). Train a model of another family."
+        )
     return output[0, :, 0], output[0, :, 1]
+
+
+def _same_values(left: torch.Tensor, right: torch.Tensor) -> bool:
+    # A diverged policy's NaN are the same too: that is another fault than the one looked for.
+    return left is right or (left.shape == right.shape and torch.allclose(left, right, rtol=0, atol=0, equal_nan=True))

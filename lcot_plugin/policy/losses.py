@@ -32,8 +32,6 @@ from typing import Literal
 
 import torch
 
-from lcot_plugin.errors import ArgumentError
-
 LOSS_TYPES = ("grpo", "dr_grpo", "dapo")
 IMPORTANCE_SAMPLING_LEVELS = ("token", "sequence")
 
@@ -61,20 +59,11 @@ class PolicyLossConfig:
     """Tokens; dr_grpo's constant length."""
 
     def __post_init__(self) -> None:
-        if self.loss_type not in LOSS_TYPES:
-            raise ArgumentError(f"loss type {self.loss_type!r} is unknown: choose one of {', '.join(LOSS_TYPES)}")
-        if self.importance_sampling_level not in IMPORTANCE_SAMPLING_LEVELS:
-            raise ArgumentError(
-                f"importance sampling level {self.importance_sampling_level!r} is unknown: choose one of "
-                f"{', '.join(IMPORTANCE_SAMPLING_LEVELS)}"
-            )
-        if self.loss_type == "dr_grpo" and not self.max_completion_length:
-            raise ArgumentError("loss type dr_grpo divides by max_completion_length: give it")
-        if not 0.0 < self.top_entropy_quantile <= 1.0:
-            raise ArgumentError(
-                f"top_entropy_quantile is the share of tokens to keep: give a value in (0, 1], not "
-                f"{self.top_entropy_quantile}"
-            )
+        # The user's own mistakes are refused where the YAML is checked.
+        assert self.loss_type in LOSS_TYPES, self.loss_type
+        assert self.importance_sampling_level in IMPORTANCE_SAMPLING_LEVELS, self.importance_sampling_level
+        assert self.loss_type != "dr_grpo" or self.max_completion_length
+        assert 0.0 < self.top_entropy_quantile <= 1.0, self.top_entropy_quantile
 
     @property
     def clip_range(self) -> tuple[float, float]:
@@ -106,7 +95,7 @@ def policy_loss(
     ref_logps: torch.Tensor | None = None,
     entropies: torch.Tensor | None = None,
     entropy_floor: torch.Tensor | float | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, dict[str, torch.Tensor | int]]:
     """This micro-batch's share of the global loss.
 
     Args:
@@ -123,7 +112,7 @@ def policy_loss(
             the threshold of this micro-batch.
 
     Returns:
-        The scalar loss, and statistics for `merge_stats` and `mean_stats`.
+        The scalar loss, and statistics for `MetricSums.add_statistics`.
     """
     lengths_kept = lengths[trained]
     # Masked tokens are taken out rather than multiplied by 0: an overflowing ratio of theirs would give 0 * inf.
@@ -199,7 +188,7 @@ def _statistics(
     lengths: torch.Tensor,
     kl: torch.Tensor | None,
     entropies: torch.Tensor | None,
-) -> dict[str, torch.Tensor]:
+) -> dict[str, torch.Tensor | int]:
     """Sums with their counts (`x_sum` goes with `x_count`) and maxima (`x_max`), so that parts can be merged."""
     low, high = config.clip_range
     quantities = {
@@ -216,26 +205,8 @@ def _statistics(
         quantities["entropy"] = entropies
 
     # Ratios are positive, so the 0 of a micro-batch without trained tokens is neutral under the maximum.
-    stats = {"ratio_max": ratio.max() if ratio.numel() else ratio.new_zeros(())}
+    stats: dict[str, torch.Tensor | int] = {"ratio_max": ratio.max() if ratio.numel() else ratio.new_zeros(())}
     for name, values in quantities.items():
         stats[f"{name}_sum"] = values.float().sum()
-        stats[f"{name}_count"] = ratio.new_tensor(values.numel())
+        stats[f"{name}_count"] = values.numel()
     return stats
-
-
-def merge_stats(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The statistics of two parts together: maxima by maximum, everything else by addition; same keys in both."""
-    return {
-        name: torch.maximum(value, right[name]) if name.endswith("_max") else value + right[name]
-        for name, value in left.items()
-    }
-
-
-def mean_stats(stats: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Merged statistics as logged: `clip_low`, `kl`... as means, `ratio_max` as it is; means over nothing are 0."""
-    logged = {name: value.item() for name, value in stats.items() if name.endswith("_max")}
-    for name in stats:
-        if name.endswith("_sum"):
-            quantity = name.removesuffix("_sum")
-            logged[quantity] = (stats[name] / stats[f"{quantity}_count"].clamp(min=1)).item()
-    return logged

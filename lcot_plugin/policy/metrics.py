@@ -6,8 +6,10 @@ log, on every rank.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from accelerate.utils import gather_object
 
 MAXIMUM_SUFFIX = "/max"
@@ -18,24 +20,47 @@ class MetricSums:
     """Sums and counts by name."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, tuple[float, float]] = {}
+        self._sums: dict[str, tuple[float | torch.Tensor, float]] = {}
 
-    def add(self, name: str, total: float, count: float = 1.0) -> None:
-        """`total` over `count` observations; a count of 0 adds nothing."""
+    def add(self, name: str, total: float | torch.Tensor, count: float = 1.0) -> None:
+        """`total` over `count` observations; a count of 0 adds nothing.
+
+        A tensor (a scalar, without gradient) stays where it is until the metrics are logged: reading it at once would
+        make the host wait for the device in every micro-step.
+        """
         if count == 0:
             return
-        old_total, old_count = self._sums.get(name, (float("-inf") if name.endswith(MAXIMUM_SUFFIX) else 0.0, 0.0))
+        if name not in self._sums:
+            self._sums[name] = (total, float(count))
+            return
+        old_total, old_count = self._sums[name]
         if name.endswith(MAXIMUM_SUFFIX):
-            self._sums[name] = (max(old_total, float(total)), 1.0)
+            self._sums[name] = (_larger(old_total, total), old_count)
         else:
-            self._sums[name] = (old_total + float(total), old_count + float(count))
+            self._sums[name] = (old_total + total, old_count + float(count))
+
+    def add_statistics(self, statistics: Mapping[str, torch.Tensor | int]) -> None:
+        """What `policy_loss` returns: `x_sum` with `x_count` is logged as `x`, `x_max` as `x/max`."""
+        for name, value in statistics.items():
+            if name.endswith("_max"):
+                self.add(name.removesuffix("_max") + MAXIMUM_SUFFIX, value)
+            elif name.endswith("_sum"):
+                quantity = name.removesuffix("_sum")
+                self.add(quantity, value, int(statistics[f"{quantity}_count"]))
 
     def pop_averages(self) -> dict[str, float]:
         """The averages over all ranks; starts anew. A collective: every rank must call it."""
-        gathered: list[dict[str, Any]] = gather_object([self._sums])
+        own = {name: (float(total), count) for name, (total, count) in self._sums.items()}
+        gathered: list[dict[str, Any]] = gather_object([own])
         self._sums = {}
         merged = MetricSums()
         for sums in gathered:
             for name, (total, count) in sums.items():
                 merged.add(name, total, count)
-        return {name: total / count for name, (total, count) in merged._sums.items()}
+        return {name: float(total) / count for name, (total, count) in merged._sums.items()}
+
+
+def _larger(left: float | torch.Tensor, right: float | torch.Tensor) -> float | torch.Tensor:
+    if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
+        return torch.maximum(left, right)
+    return max(float(left), float(right))

@@ -1,8 +1,9 @@
 """The reference policy of the KL term: what the policy was before this stage began.
 
-Three ways, none of which loads a model twice where it need not: a separate frozen model (full and freeze tuning,
-LLaMA-Factory's `ref_model`), the base model with a *new* adapter switched off, or, where training goes on with an
-adapter that SFT made, a copy of that adapter's first weights: switching it off would give the model before SFT.
+Two ways: a separate frozen model (full and freeze tuning, LLaMA-Factory's `ref_model`), or, for adapters, a copy of
+the trainable tensors as they were at the start, which needs no second model. Switching the adapter off would do for a
+new LoRA only: an adapter that SFT made would go back to before SFT, and PiSSA changes the base weights under it. (A
+second, frozen adapter, as PEFT offers, would be the same copy with more bookkeeping.)
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ class InitialWeights:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Swaps storage, so no tensor is copied; only under torch.no_grad."""
+        """Swaps storage, so no tensor is copied unless the engine has moved or cast the parameter since; only under
+        torch.no_grad."""
         current = [parameter.data for parameter, _ in self._copies]
         for parameter, initial in self._copies:
-            parameter.data = initial
+            parameter.data = initial.to(parameter.device, parameter.dtype)
         try:
             yield
         finally:
@@ -36,20 +38,17 @@ class InitialWeights:
 class ReferencePolicy:
     """Puts the reference policy in place for a while."""
 
-    def __init__(self, policy: Any, separate_model: Any | None, continues_adapter: bool):
+    def __init__(self, policy: Any, separate_model: Any | None):
         """`policy`: the training model without its parallel wrapper. `separate_model`: a prepared frozen model, or
-        None for adapters. `continues_adapter`: training goes on with an existing adapter."""
-        self._policy, self._separate_model = policy, separate_model
-        self._initial = InitialWeights(policy) if separate_model is None and continues_adapter else None
+        None for adapters."""
+        self._separate_model = separate_model
+        self._initial = InitialWeights(policy) if separate_model is None else None
 
     @contextmanager
     def active(self) -> Iterator[Any | None]:
         """Within it the reference answers: the yielded model, or the training model itself where None is yielded."""
-        if self._separate_model is not None:
+        if self._initial is None:
             yield self._separate_model
-        elif self._initial is not None:
-            with self._initial.restored():
-                yield None
         else:
-            with self._policy.disable_adapter():
+            with self._initial.restored():
                 yield None

@@ -19,7 +19,8 @@ class PromptBlockSampler(Sampler[int]):
 
         3 0 | 3 0 | 4 1 | 4 1 | 2 3 | 2 3
 
-    The last block is filled from the start of the permutation, so that no prompt is ever left out.
+    The last block is filled from the start of the permutation, so that no prompt is ever left out; a block larger than
+    all prompts together goes round the permutation as often as it takes.
     """
 
     def __init__(self, num_prompts: int, block_size: int, repeats: int, seed: int, shuffle: bool = True):
@@ -33,10 +34,12 @@ class PromptBlockSampler(Sampler[int]):
 
     @property
     def num_filled(self) -> int:
-        """Prompts that are taken twice in an epoch to fill the last block."""
+        """Places of the last block that are filled with prompts which the epoch has taken already."""
         return self.num_blocks * self.block_size - self.num_prompts
 
-    def set_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int) -> None:
+        """Not called `set_epoch`: that name accelerate looks for, and where a resumed run skips batches it sets 0 on
+        one process (transformers 4.57) and nothing on several."""
         self.epoch = epoch
 
     def __len__(self) -> int:

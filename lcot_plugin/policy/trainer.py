@@ -21,6 +21,7 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from lcot_plugin.arguments import BatchPlan, GrpoArguments
 from lcot_plugin.policy.advantage import group_advantages, share_without_variance
@@ -38,6 +39,7 @@ from lcot_plugin.policy.reference import ReferencePolicy
 from lcot_plugin.policy.rows import build_rows
 from lcot_plugin.policy.sampler import PromptBlockSampler
 from lcot_plugin.types import (
+    Completion,
     CompletionScorer,
     EncodedPrompt,
     Ending,
@@ -79,24 +81,33 @@ class GrpoParts:
 
 
 class _SetSamplerEpoch(TrainerCallback):
-    """accelerate does not pass set_epoch on when a resumed run skips batches on several processes."""
+    """The sampler learns its epoch from the trainer's steps alone."""
 
     def __init__(self, trainer: GrpoTrainerMixin):
         self.trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.prompt_sampler.set_epoch(int(state.epoch or 0))
+        sampler, plan = self.trainer.prompt_sampler, self.trainer.parts.plan
+        micro_steps = sampler.num_blocks * plan.micro_steps_per_rollout
+        sampler.begin_epoch(state.global_step * args.gradient_accumulation_steps // micro_steps)
 
 
 class GrpoTrainerMixin(_Trainer):
     """Stands before a Trainer class in the bases; `setup_grpo` is called once after `__init__`."""
 
-    def setup_grpo(self, parts: GrpoParts, continues_adapter: bool) -> None:
-        """`continues_adapter`: the policy is an adapter that an earlier stage trained, so the reference is a copy of
-        its present weights."""
+    image_filler: EncodedPrompt | None = None
+    """A prompt with an image that goes, as a row of its own that nothing is computed from, with every micro-batch that
+    has none. Set where several processes train a vision tower: one that did not use it would leave the others waiting
+    for its gradients."""
+
+    def setup_grpo(self, parts: GrpoParts) -> None:
+        """The policy as it is now is the reference of the KL term."""
         self.parts = parts
         arguments = parts.arguments
-        self.model_accepts_loss_kwargs = False  # this loss brings its own normaliser
+        # This loss brings its own normaliser. With either of these the Trainer would not divide by the accumulation
+        # steps: a parent class sets the second for losses of its own.
+        self.model_accepts_loss_kwargs = False
+        self.compute_loss_func = None
         self.loss_config = PolicyLossConfig(
             loss_type=arguments.grpo_loss_type,
             importance_sampling_level=arguments.grpo_importance_sampling_level,
@@ -109,9 +120,7 @@ class GrpoTrainerMixin(_Trainer):
         )
         self.reference = None
         if arguments.grpo_beta and self.args.do_train:
-            self.reference = ReferencePolicy(
-                self.accelerator.unwrap_model(self.model), self.ref_model, continues_adapter
-            )
+            self.reference = ReferencePolicy(self.accelerator.unwrap_model(self.model), self.ref_model)
         self.metric_sums = MetricSums()
         self._experience: Experience | None = None
         self._micro_step: int | None = None
@@ -144,7 +153,7 @@ class GrpoTrainerMixin(_Trainer):
         )
 
     def prompts_filled(self) -> int:
-        """Prompts that an epoch takes twice to fill its last batch."""
+        """Places of an epoch's last batch that are filled with prompts taken already."""
         return self._make_sampler().num_filled
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -152,6 +161,9 @@ class GrpoTrainerMixin(_Trainer):
         return 0
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        if resume_from_checkpoint is True:
+            # Where there is none, the Trainer says so.
+            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
         self._resumed_from = resume_from_checkpoint if isinstance(resume_from_checkpoint, str) else None
         self._micro_step = self._experience = None
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -277,6 +289,10 @@ class GrpoTrainerMixin(_Trainer):
     def _log_probs(self, model: Any, sequences: list[TrainingSequence]) -> tuple[torch.Tensor, torch.Tensor]:
         """[n] log-probabilities and entropies of all completion tokens, in the order of the sequences."""
         unwrapped = self.accelerator.unwrap_model(model)
+        records = [sequence.prompt.record for sequence in sequences]
+        if self.image_filler is not None and not any(record.images or record.videos for record in records):
+            nothing = Completion([], [], Ending.STOPPED, "")
+            sequences = [*sequences, TrainingSequence(self.image_filler, nothing, advantage=0.0, trained=False)]
         model_inputs, targets = build_rows(
             self.parts.vlm,
             sequences,
@@ -325,20 +341,12 @@ class GrpoTrainerMixin(_Trainer):
             entropies=entropies,
             entropy_floor=entropy_floor,
         )
-        self._add_loss_metrics(statistics)
+        self.metric_sums.add_statistics(statistics)
         if inputs["on_policy"]:
             gap = ((logps.detach() if old_logps is None else old_logps) - _sampler_logps(sequences, device)).abs()
-            self.metric_sums.add("sampler_gap", gap.sum().item(), gap.numel())
-            self.metric_sums.add("sampler_gap/max", gap.max().item())
+            self.metric_sums.add("sampler_gap", gap.sum(), gap.numel())
+            self.metric_sums.add("sampler_gap/max", gap.max())
         return loss * self.accelerator.num_processes * self.current_gradient_accumulation_steps
-
-    def _add_loss_metrics(self, statistics: dict[str, torch.Tensor]) -> None:
-        for name, value in statistics.items():
-            if name.endswith("_max"):
-                self.metric_sums.add(name.removesuffix("_max") + "/max", value.item())
-            elif name.endswith("_sum"):
-                quantity = name.removesuffix("_sum")
-                self.metric_sums.add(quantity, value.item(), statistics[f"{quantity}_count"].item())
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:  # a training log, on every process; not the final summary or an evaluation
@@ -348,16 +356,19 @@ class GrpoTrainerMixin(_Trainer):
     # Checkpoints
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
         if self._micro_step and self._micro_step % self.parts.plan.micro_steps_per_rollout:
             # Between the updates of one rollout: a resumed run must go on with these completions, not with new ones.
-            torch.save(self._experience, self._experience_path(f"checkpoint-{self.state.global_step}"))
+            # They come first, so that a kill in between leaves no checkpoint that looks whole and lacks them.
+            folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(self._experience, self._experience_path(folder))
+        super()._save_checkpoint(model, trial)
 
-    def _experience_path(self, checkpoint: str) -> Path:
-        return Path(self.args.output_dir, checkpoint, EXPERIENCE_FILE.format(rank=self.accelerator.process_index))
+    def _experience_path(self, checkpoint: str | Path) -> Path:
+        return Path(checkpoint, EXPERIENCE_FILE.format(rank=self.accelerator.process_index))
 
     def _load_experience(self) -> Experience:
-        path = self._experience_path(Path(self._resumed_from or "").name)
+        path = self._experience_path(self._resumed_from or "")
         if not path.exists():
             raise ValueError(
                 f"Cannot resume from {self._resumed_from}: it was saved between the updates of one rollout and {path} "

@@ -1,7 +1,8 @@
 """In-process rollouts with the training model itself: no second copy of the weights, no server.
 
 In: encoded prompts. Out: RolloutGroups. Every prompt, with its images, is prefilled once and its cache repeated for
-the G completions; rows that have ended leave the batch and the cache.
+the G completions; rows that have ended leave the batch and the cache. Where fewer than G completions may be decoded at
+once, a prompt is prefilled once for each part of its group.
 """
 
 from __future__ import annotations
@@ -78,14 +79,22 @@ class TransformersEngine:
         progress: Callable[[int], None] = _ignore,
     ) -> list[RolloutGroup]:
         """See RolloutEngine.generate. `model` is unwrapped (no DDP around it) and is left in the mode it was in."""
-        prompts_at_once = max(1, self.max_rows // sampling.num_generations) if self.max_rows else len(prompts)
+        group_size = sampling.num_generations
+        max_rows = self.max_rows or len(prompts) * group_size
+        prompts_at_once, rows_of_a_prompt = max(1, max_rows // group_size), min(max_rows, group_size)
         was_training = model.training
         model.eval()  # gradient checkpointing would refuse the cache in training mode
         try:
             groups = []
             for start in range(0, len(prompts), prompts_at_once):
-                part = slice(start, start + prompts_at_once)
-                groups += self._generate_batch(model, prompts[part], sampling, slots[part], progress)
+                some = slice(start, start + prompts_at_once)
+                whole = [RolloutGroup(prompt, []) for prompt in prompts[some]]
+                for first in range(0, group_size, rows_of_a_prompt):
+                    part = range(first, min(first + rows_of_a_prompt, group_size))
+                    completions = self._generate_batch(model, prompts[some], sampling, slots[some], part, progress)
+                    for group, more in zip(whole, completions, strict=True):
+                        group.completions += more
+                groups += whole
             return groups
         finally:
             model.train(was_training)
@@ -96,16 +105,17 @@ class TransformersEngine:
         prompts: Sequence[EncodedPrompt],
         sampling: SamplingParams,
         slots: Sequence[int],
+        part: range,
         progress: Callable[[int], None],
-    ) -> list[RolloutGroup]:
+    ) -> list[list[Completion]]:
+        """The completions `part` of each prompt's group."""
         device = next(model.parameters()).device
-        num_generations = sampling.num_generations
-        keys = [(slot, completion) for slot in slots for completion in range(num_generations)]
+        keys = [(slot, completion) for slot in slots for completion in part]
         uniforms = row_uniforms(sampling.seed, keys, sampling.max_new_tokens).to(device)
         sampler = TokenSampler(sampling, torch.tensor(self.vlm.banned_token_ids, dtype=torch.long, device=device))
         end_token_ids = torch.tensor(self.end_token_ids, dtype=torch.long, device=device)
 
-        cache, logits, rows = self._prefill(model, prompts, num_generations, device)
+        cache, logits, rows = self._prefill(model, prompts, len(part), device)
         tokens = torch.zeros(len(keys), sampling.max_new_tokens, dtype=torch.long, device=device)
         logps = torch.zeros(len(keys), sampling.max_new_tokens, device=device)
         lengths = torch.full((len(keys),), sampling.max_new_tokens, device=device)
@@ -129,7 +139,8 @@ class TransformersEngine:
                 rows = rows.select(keep)
             logits = self._decode(model, rows, cache)
         progress(int((~stopped).sum()))
-        return self._collect(prompts, num_generations, tokens, logps, lengths, stopped)
+        completions = self._collect(tokens, logps, lengths, stopped)
+        return [completions[i : i + len(part)] for i in range(0, len(completions), len(part))]
 
     def _prefill(
         self, model: Any, prompts: Sequence[EncodedPrompt], num_generations: int, device: torch.device
@@ -148,7 +159,7 @@ class TransformersEngine:
             attention_mask=attention_mask,
             position_ids=positions,
             use_cache=True,
-            logits_to_keep=1,
+            **({"logits_to_keep": 1} if self.vlm.accepts("logits_to_keep") else {}),
             **cast_media(media, base),
             **self.vlm.token_type_arguments(input_ids),
         )
@@ -181,23 +192,13 @@ class TransformersEngine:
         return output.logits[:, -1]
 
     def _collect(
-        self,
-        prompts: Sequence[EncodedPrompt],
-        num_generations: int,
-        tokens: torch.Tensor,
-        logps: torch.Tensor,
-        lengths: torch.Tensor,
-        stopped: torch.Tensor,
-    ) -> list[RolloutGroup]:
+        self, tokens: torch.Tensor, logps: torch.Tensor, lengths: torch.Tensor, stopped: torch.Tensor
+    ) -> list[Completion]:
         ids = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
         sampler_logps = [row[:length] for row, length in zip(logps.tolist(), lengths.tolist(), strict=True)]
         answers = [row[:-1] if ended else row for row, ended in zip(ids, stopped.tolist(), strict=True)]
         texts = self.tokenizer.batch_decode(answers, skip_special_tokens=self.skip_special_tokens)
-        completions = [
+        return [
             Completion(row, values, Ending.STOPPED if ended else Ending.TRUNCATED, text)
             for row, values, ended, text in zip(ids, sampler_logps, stopped.tolist(), texts, strict=True)
-        ]
-        return [
-            RolloutGroup(prompt, completions[i * num_generations : (i + 1) * num_generations])
-            for i, prompt in enumerate(prompts)
         ]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lcot_plugin.demo.task import CELL_SIZE, MAX_OPERANDS, MIN_OPERANDS, Problem, draw_cell, generate
+from lcot_plugin.demo.task import CELL_SIZE, NUM_OPERANDS, Problem, draw_cell, generate
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +52,12 @@ def test_responses_have_the_boxed_form(problems: list[Problem]) -> None:
 def test_pictures_are_one_cell_per_operand(problems: list[Problem]) -> None:
     for problem in problems:
         num_operands = len(problem.operations) + 1
-        assert MIN_OPERANDS <= num_operands <= MAX_OPERANDS
+        assert num_operands in NUM_OPERANDS
         assert problem.image.size == (CELL_SIZE * num_operands, CELL_SIZE)
 
 
 def test_guessing_or_dropping_a_cell_is_right_one_time_in_ten() -> None:
-    problems = generate(4000, seed=5, min_operands=4)
+    problems = generate(4000, seed=5, num_operands=(4, 5, 6))
     answers = np.array([int(p.answer) for p in problems])
     without_last = np.array([eval(p.expression[:-2]) % 10 for p in problems])
     most_frequent = np.bincount(answers).max() / len(answers)
@@ -66,8 +66,8 @@ def test_guessing_or_dropping_a_cell_is_right_one_time_in_ten() -> None:
 
 
 def test_excluded_expressions_do_not_come_back() -> None:
-    first = {p.expression for p in generate(200, seed=1, min_operands=2, max_operands=3)}
-    second = {p.expression for p in generate(200, seed=1, exclude=first, min_operands=2, max_operands=3)}
+    first = {p.expression for p in generate(200, seed=1, num_operands=(2, 3))}
+    second = {p.expression for p in generate(200, seed=1, exclude=first, num_operands=(2, 3))}
     assert len(first) == len(second) == 200
     assert not first & second
 

@@ -32,6 +32,12 @@ def test_keys_arrive_with_their_types() -> None:
     assert (arguments.grpo_loss_type, arguments.grpo_epsilon_high, arguments.grpo_delta) == ("grpo", 0.28, None)
 
 
+def test_lists_arrive_as_they_are_written() -> None:
+    arguments = parse(grpo_reward_funcs=["accuracy", "format_think_boxed"], grpo_reward_weights=[1, 0.2])
+    assert arguments.reward_functions() == ["accuracy", "format_think_boxed"]
+    assert arguments.reward_weights() == [1.0, 0.2]
+
+
 def test_other_stages_are_as_they_were() -> None:
     assert parse(stage="sft").stage == "sft"
     assert parse(stage="dpo").use_ref_model

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,6 +63,15 @@ def expect(error: type[Exception], recipe: dict[str, Any], *parts: str) -> None:
     for part in parts:
         assert part in str(caught.value)
     assert not Path(recipe["output_dir"], "trainer_log.jsonl").exists(), "training must not have begun"
+
+
+@pytest.fixture
+def datasets_leaves_files_open() -> Iterator[None]:
+    """Closes the file that `datasets` leaves open when it fails, which would be a warning in some later test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def test_missing_image(recipe: dict[str, Any], problems: Path) -> None:
@@ -149,21 +161,14 @@ def test_sft_errors_name_the_record_too(recipe: dict[str, Any], problems: Path) 
 
 
 def test_overlong_prompts_are_counted_and_named(recipe: dict[str, Any], problems: Path) -> None:
-    from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
-    from llamafactory.hparams import get_train_args
-    from llamafactory.model import load_tokenizer
-
     spoil(problems, 1, problem="<image>" + "How many circles are there? " * 40)
-    model_args, data_args, training_args, _, _ = get_train_args({**recipe, "cutoff_len": 200})
-    module = load_tokenizer(model_args)
-    template = get_template_and_fix_tokenizer(module["tokenizer"], data_args)
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
-    logging.getLogger("lcot_plugin.integration.data").addHandler(handler)
-    dataset = get_dataset(template, model_args, data_args, training_args, stage="grpo", **module)["train_dataset"]
+    logging.getLogger("llamafactory.lcot_plugin.integration.data").addHandler(handler)
+    dataset = tokenise({**recipe, "cutoff_len": 200})[0]["train_dataset"]
     assert dataset["record"][:] == [0, 2, 3]
-    logging.getLogger("lcot_plugin.integration.data").removeHandler(handler)
+    logging.getLogger("llamafactory.lcot_plugin.integration.data").removeHandler(handler)
     assert "1 of 4 prompts are longer than cutoff_len = 200" in said[0]
     assert "problems record 1" in said[0]
 
@@ -175,12 +180,109 @@ def test_command_line_arguments_mean_the_same_as_yaml() -> None:
     assert not is_grpo({"stage": "sft"}) and not is_grpo(["--stage", "sft"]) and not is_grpo([])
     assert with_sampling_defaults({"top_p": 0.9}) == {"temperature": 1.0, "top_p": 0.9, "top_k": 0}
     assert with_sampling_defaults(["--top_p=0.9"]) == ["--top_p=0.9", "--temperature", "1.0", "--top_k", "0"]
+    dashed = ["--top-p", "0.9", "--temperature=0.5", "--top-k=3"]
+    assert with_sampling_defaults(dashed) == dashed
 
 
 def test_nothing_to_do(recipe: dict[str, Any]) -> None:
-    from lcot_plugin.integration.grpo import check_arguments
+    expect(ArgumentError, {**recipe, "do_train": False}, "do_train: true")
 
-    nothing = SimpleNamespace(do_train=False, do_eval=False)
-    arguments = SimpleNamespace(check_grpo=lambda training: None)
-    with pytest.raises(ArgumentError, match="do_train: true"):
-        check_arguments(SimpleNamespace(), nothing, arguments, SimpleNamespace(max_new_tokens=8))
+
+def test_settings_that_grpo_cannot_honour(recipe: dict[str, Any]) -> None:
+    expect(
+        ArgumentError,
+        {**recipe, "use_dft_loss": True, "neftune_noise_alpha": 5, "accelerator_config": {"dispatch_batches": True}},
+        "use_dft_loss: ",
+        "neftune_noise_alpha: ",
+        "accelerator_config: dispatch_batches: ",
+    )
+
+
+@pytest.mark.usefixtures("datasets_leaves_files_open")
+@pytest.mark.parametrize("stage", ["grpo", "sft"])
+def test_images_that_begin_late_in_a_file(recipe: dict[str, Any], problems: Path, stage: str) -> None:
+    """`datasets` decides on a column's type from the first 1000 records."""
+    records = json.loads((problems / "problems.json").read_text())
+    text = {"problem": "1 + 1?", "images": [], "answer": "2", "response": "2"}
+    (problems / "problems.json").write_text(json.dumps([text] * 1001 + records))
+    parts = ("problems (problems.json) cannot be read", "to null", "shuffle the file")
+    expect(DataError, {**recipe, "stage": stage}, *parts)
+
+
+@pytest.mark.usefixtures("datasets_leaves_files_open")
+def test_a_file_that_is_not_json(recipe: dict[str, Any], problems: Path) -> None:
+    (problems / "problems.json").write_text('[{"problem": "1 + 1?", "answer": ')
+    expect(DataError, recipe, "problems (problems.json) cannot be read")
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_prompt_column_that_is_not_there(recipe: dict[str, Any], problems: Path, workers: int) -> None:
+    info = json.loads((problems / "dataset_info.json").read_text())
+    info["problems"]["columns"]["prompt"] = "question"
+    (problems / "dataset_info.json").write_text(json.dumps(info))
+    expect(
+        DataError,
+        {**recipe, "preprocessing_num_workers": workers},
+        "problems (problems.json) cannot be read (KeyError: 'question')",
+        "dataset_info.json",
+    )
+
+
+def test_data_tokenised_for_another_stage(recipe: dict[str, Any], problems: Path) -> None:
+    module, arguments = tokenise({**recipe, "stage": "sft", "tokenized_path": str(problems / "tokenised")})
+    assert "labels" in module["train_dataset"].column_names
+    expect(
+        DataError,
+        {**recipe, "tokenized_path": arguments.tokenized_path},
+        "tokenised was tokenised for another stage",
+        "gold",
+        "Write another `tokenized_path`",
+    )
+
+
+def test_data_tokenised_for_this_stage(recipe: dict[str, Any], problems: Path) -> None:
+    from lcot_plugin.integration.prompts import check_prompt_columns
+
+    recipe["tokenized_path"] = str(problems / "tokenised")
+    written, _ = tokenise(recipe)
+    read, arguments = tokenise(recipe)
+    check_prompt_columns(read, arguments.tokenized_path)
+    assert read["train_dataset"]["gold"][:] == written["train_dataset"]["gold"][:]
+
+
+def tokenise(recipe: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """What LLaMA-Factory loads for the recipe, and its data arguments."""
+    from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+    from llamafactory.hparams import get_train_args
+    from llamafactory.model import load_tokenizer
+
+    model_args, data_args, training_args, finetuning_args, _ = get_train_args(recipe)
+    module = load_tokenizer(model_args)
+    template = get_template_and_fix_tokenizer(module["tokenizer"], data_args)
+    stage = finetuning_args.stage
+    return get_dataset(template, model_args, data_args, training_args, stage=stage, **module), data_args
+
+
+@pytest.mark.parametrize(
+    ("written", "metric"),
+    [
+        ({"metric": "loss", "greater": False}, ("accuracy", True)),
+        ({"metric": None, "greater": None}, (None, None)),
+        ({"metric": None, "greater": None, "early": 2}, ("accuracy", True)),
+        ({"metric": None, "greater": None, "save": "best"}, ("accuracy", True)),
+        ({"metric": "truncated", "greater": False, "early": 2}, ("truncated", False)),
+    ],
+)
+def test_the_best_checkpoint_is_judged_by_accuracy_unless_the_user_names_a_metric(
+    written: dict[str, Any], metric: tuple[str | None, bool | None]
+) -> None:
+    from lcot_plugin.integration.stage import judge_checkpoints_by_accuracy
+
+    training = SimpleNamespace(
+        metric_for_best_model=written["metric"],
+        greater_is_better=written["greater"],
+        save_strategy=written.get("save", "steps"),
+    )
+    judge_checkpoints_by_accuracy(training, SimpleNamespace(early_stopping_steps=written.get("early")))
+    assert (training.metric_for_best_model, training.greater_is_better) == metric

@@ -3,6 +3,7 @@
 The pins are checked in a child process with LCOT_PLUGIN=0: this process has the modules patched already.
 """
 
+import inspect
 import json
 import os
 import subprocess
@@ -13,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from lcot_plugin.errors import UnsupportedVersionError
-from lcot_plugin.integration import contract
-from lcot_plugin.integration.contract import PINS, Pin
+from lcot_plugin.integration import contract, stage
+from lcot_plugin.integration.pins import PINS, Pin, appended_callbacks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,6 +66,10 @@ class Arguments:
 
 def function(config, extra=None):
     return helper(config)
+
+def tune(callbacks):
+    callbacks.append(Log())
+    callbacks.append(library.Report(1))
 """
 
 
@@ -89,6 +94,8 @@ def fake(tmp_path: Path) -> types.ModuleType:
         ("Arguments", {"fields": "stage other"}, "has lost the fields ['other']"),
         ("Arguments", {"choices": ("stage", "grpo")}, "not as a Literal with 'grpo'"),
         ("function", {"calls": "other(config)"}, "no longer contains `other(config)`"),
+        ("function", {"calls": ("helper(config)", "other(config)")}, "no longer contains `other(config)`"),
+        ("tune", {"appends": "Log"}, "appends the callbacks (Log Report) instead of (Log)"),
     ],
 )
 def test_a_broken_pin_names_the_seam_file(
@@ -105,6 +112,12 @@ def test_a_broken_pin_names_the_seam_file(
 def test_a_pin_that_holds_is_silent(fake: types.ModuleType) -> None:
     assert Pin("fake", "Arguments", "x", "y", fields="stage", choices=("stage", "sft")).violation(fake) is None
     assert Pin("fake", "function", "x", "y", parameters="config extra", calls="helper(config)").violation(fake) is None
+    assert Pin("fake", "tune", "x", "y", appends="Log Report").violation(fake) is None
+
+
+def test_the_grpo_stage_has_the_callbacks_of_the_tuner() -> None:
+    (pin,) = [pin for pin in PINS if pin.appends is not None]
+    assert " ".join(appended_callbacks(inspect.getsource(stage._train_grpo))) == pin.appends
 
 
 def test_a_changed_module_is_not_patched(fake: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,13 @@
-"""The GRPO stage in processes of its own: two processes equal one, a killed run resumes as if it had not been."""
+"""The GRPO stage in processes of its own: two processes equal one, a killed run resumes as if it had not been.
+
+Six prompts, four to a rollout, two updates of each: an epoch is two rollouts, that is four updates.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +19,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from twins import TWIN_TEMPLATES, write_problems
+
+from lcot_plugin.policy.sampler import PromptBlockSampler
 
 PROBE = Path(__file__).with_name("run_with_probe.py")
 
@@ -29,7 +35,7 @@ def even_tokens(completions, completion_ids, **kwargs):
 def recipe(tmp_path_factory: pytest.TempPathFactory, twin: Any) -> dict[str, Any]:
     """GRPO on a tiny Qwen2.5-VL with image, two-image and text-only prompts, and a user's reward function."""
     folder = tmp_path_factory.mktemp("grpo")
-    write_problems(folder, 12, num_text_only=4, num_two_images=4)
+    write_problems(folder, 6, num_text_only=2, num_two_images=2)
     (folder / "reward.py").write_text(REWARD)
     return {
         "model_name_or_path": str(twin("qwen2_5_vl")),
@@ -50,8 +56,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, twin: Any) -> dict[str, Any
         "gradient_accumulation_steps": 2,
         "learning_rate": 1e-3,
         "max_grad_norm": 0.0,
-        "max_steps": 6,
-        "save_steps": 3,
+        "max_steps": 8,
+        "save_steps": 5,
         "logging_steps": 1,
         "report_to": "none",
         "use_cpu": True,
@@ -73,7 +79,7 @@ def run(recipe: dict[str, Any], folder: Path, *probe: str, processes: int = 1) -
 
 @pytest.fixture(scope="module")
 def whole_run(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One process, six steps, never interrupted; its first gradients saved."""
+    """One process, eight steps, never interrupted; its first gradients saved."""
     folder = tmp_path_factory.mktemp("whole")
     result = run(recipe, folder, f"gradients={folder / 'gradients.pt'}")
     assert result.returncode == 0, result.stderr[-3000:]
@@ -84,16 +90,59 @@ def test_two_processes_give_the_gradients_of_one(whole_run: Path, recipe: dict[s
     halved = {**recipe, "per_device_train_batch_size": 4, "max_steps": 1, "save_strategy": "no", "ddp_backend": "gloo"}
     result = run(halved, tmp_path, f"gradients={tmp_path / 'gradients.pt'}", processes=2)
     assert result.returncode == 0, result.stderr[-3000:]
-    one, two = torch.load(whole_run / "gradients.pt"), torch.load(tmp_path / "gradients.pt")
+    assert_same_gradients(whole_run / "gradients.pt", tmp_path / "gradients.pt")
+
+
+def assert_same_gradients(first: Path, second: Path) -> dict[str, torch.Tensor]:
+    one, two = torch.load(first), torch.load(second)
     assert one.keys() == two.keys()
     assert max(gradient.abs().max() for gradient in one.values()) > 1e-3
     for name, gradient in one.items():
         torch.testing.assert_close(two[name], gradient, atol=1e-5, rtol=0, msg=name)
+    return one
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_vision_tower_and_resume(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """A process whose micro-batch holds no image must not leave the other one waiting for the tower's gradients."""
+    # Of six prompts the first two have no image: one process begins with text, the other one with images.
+    seed = next(s for s in range(99) if (order := list(PromptBlockSampler(6, 2, 1, s)))[0] < 2 <= order[1])
+    vision = {**recipe, "freeze_vision_tower": False, "freeze_multi_modal_projector": False, "seed": seed}
+    vision |= {"gradient_accumulation_steps": 1}
+    one, two, again = tmp_path / "one", tmp_path / "two", tmp_path / "again"
+    single = {**vision, "max_steps": 1, "save_strategy": "no"}
+    assert run(single, one, f"gradients={one / 'gradients.pt'}").returncode == 0
+    halved = {**vision, "per_device_train_batch_size": 4, "max_steps": 4, "save_steps": 3, "ddp_backend": "gloo"}
+    result = run(halved, two, f"gradients={two / 'gradients.pt'}", processes=2)
+    assert result.returncode == 0, result.stderr[-3000:]
+    gradients = assert_same_gradients(one / "gradients.pt", two / "gradients.pt")
+    assert any("visual" in name and gradient.any() for name, gradient in gradients.items())
+
+    shutil.copytree(two / "out" / "checkpoint-3", again / "out" / "checkpoint-3")
+    result = run(halved, again, processes=2)
+    assert result.returncode == 0, result.stderr[-3000:]
+    whole, resumed = (load_file(folder / "out" / "model.safetensors") for folder in (two, again))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_a_lora_resumes_with_the_reference_it_began_with(recipe: dict[str, Any], tmp_path: Path) -> None:
+    lora = {**recipe, "finetuning_type": "lora", "max_steps": 4, "save_steps": 3, "grpo_beta": 10.0}
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    assert run(lora, whole).returncode == 0
+    shutil.copytree(whole / "out" / "checkpoint-3", again / "out" / "checkpoint-3")
+    result = run(lora, again)
+    assert result.returncode == 0, result.stderr[-3000:]
+    first, second = (load_file(folder / "out" / "adapter_model.safetensors") for folder in (whole, again))
+    before = load_file(whole / "out" / "checkpoint-3" / "adapter_model.safetensors")
+    assert any(not torch.equal(first[name], before[name]) for name in first)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_killed_run_resumes_to_the_same_weights(whole_run: Path, recipe: dict[str, Any], tmp_path: Path) -> None:
-    # The checkpoint at step 3 lies between the two updates of a rollout, the kill in the middle of a later one.
-    killed = run(recipe, tmp_path, "kill_after=5")
+    # The checkpoint at step 5 lies in the second epoch, between the two updates of a rollout; the kill in the middle of
+    # the next one.
+    killed = run(recipe, tmp_path, "kill_after=7")
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "out" / "model.safetensors").exists()
     resumed = run(recipe, tmp_path)
@@ -107,16 +156,16 @@ def test_a_killed_run_resumes_to_the_same_weights(whole_run: Path, recipe: dict[
     completions = [(folder / "out" / "completions.jsonl").read_text() for folder in (whole_run, tmp_path)]
     assert completions[0] == completions[1]
     lines = [json.loads(line) for line in completions[0].splitlines()]
-    assert len(lines) == 3 * 16  # three rollouts for six steps
-    assert {line["step"] for line in lines} == {0, 2, 4}
+    assert len(lines) == 4 * 16  # four rollouts for eight steps
+    assert {line["step"] for line in lines} == {0, 2, 4, 6}
 
 
 def test_a_checkpoint_without_its_completions_is_refused(
     whole_run: Path, recipe: dict[str, Any], tmp_path: Path
 ) -> None:
-    checkpoint = tmp_path / "out" / "checkpoint-3"
+    checkpoint = tmp_path / "out" / "checkpoint-5"
     checkpoint.parent.mkdir()
-    (whole_run / "out" / "checkpoint-3").rename(checkpoint)
+    (whole_run / "out" / "checkpoint-5").rename(checkpoint)
     (checkpoint / "experience_rank0.pt").unlink()
     result = run(recipe, tmp_path)
     assert result.returncode != 0

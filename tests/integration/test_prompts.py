@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from twins import TWIN_TEMPLATES, write_problems
 
+from lcot_plugin.errors import DataError
 from lcot_plugin.integration.gold import gold_text
 
 
@@ -104,6 +105,54 @@ def test_two_sets_keep_their_names_and_answer_types(twin: Any, tmp_path: Path) -
     assert dataset["source"][:] == ["problems", "problems", "typed", "typed"]
     assert dataset["record"][:] == [0, 1, 0, 1]
     assert dataset["answer_type"][:] == ["auto", "auto", "number", "number"]
+
+
+def test_sets_with_and_without_a_response_are_joined(twin: Any, tmp_path: Path) -> None:
+    """The first has a `gold` column, the second the answer in its responses, the third neither response nor images."""
+    write_problems(tmp_path, 2)
+    records = json.loads((tmp_path / "problems.json").read_text())
+    text_only = [{"problem": f"What is {n} plus 1?", "answer": n + 1} for n in range(3)]
+    (tmp_path / "text.json").write_text(json.dumps(text_only))
+    prompt = {"prompt": "problem", "images": "images"}
+    info = {
+        "plain": {"file_name": "problems.json", "columns": {**prompt, "gold": "answer"}},
+        "worked": {"file_name": "problems.json", "columns": {**prompt, "response": "response"}},
+        "text": {"file_name": "text.json", "columns": {"prompt": "problem", "gold": "answer"}},
+    }
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    dataset = load("grpo", twin("qwen2_5_vl"), "qwen2_vl", tmp_path, dataset="plain,worked,text")
+    golds = [record["answer"] for record in records]
+    assert dataset["gold"][:] == [*golds, *golds, "1", "2", "3"]
+    assert [len(images) for images in dataset["images"]] == [1, 1, 1, 1, 0, 0, 0]
+    assert dataset["source"][:] == ["plain"] * 2 + ["worked"] * 2 + ["text"] * 3
+
+
+@pytest.mark.parametrize("images", [{}, {"images": []}], ids=["no-column", "empty-column"])
+def test_a_long_text_only_set_before_one_with_images(twin: Any, tmp_path: Path, images: dict[str, Any]) -> None:
+    write_problems(tmp_path, 2)
+    text_only = [{"problem": f"What is {n} plus 1?", "answer": str(n + 1), **images} for n in range(6)]
+    (tmp_path / "text.json").write_text(json.dumps(text_only))
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    columns = {"prompt": "problem", "gold": "answer", **({"images": "images"} if images else {})}
+    info["text"] = {"file_name": "text.json", "columns": columns}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    # Batches of 3 stand for those of 1000: the first two have no image.
+    dataset = load(
+        "grpo", twin("qwen2_5_vl"), "qwen2_vl", tmp_path, dataset="text,problems", preprocessing_batch_size=3
+    )
+    assert [len(images) for images in dataset["images"]] == [0] * 6 + [1] * 2
+
+
+def test_an_answer_that_only_later_responses_have(twin: Any, tmp_path: Path) -> None:
+    write_problems(tmp_path, 3)
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    del info["problems"]["columns"]["gold"]
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    records = json.loads((tmp_path / "problems.json").read_text())
+    records[0]["response"] = ""
+    (tmp_path / "problems.json").write_text(json.dumps(records))
+    with pytest.raises(DataError, match=r"1 records cannot be used:\n.*record 0: no gold answer"):
+        load("grpo", twin("qwen2_5_vl"), "qwen2_vl", tmp_path)
 
 
 @pytest.mark.parametrize(

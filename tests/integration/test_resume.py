@@ -71,3 +71,31 @@ def test_a_checkpoint_of_another_shape_is_refused(trained: tuple[Any, Path], twi
     (checkpoint / "model.safetensors").unlink()
     with pytest.raises(OSError, match=r"safetensors"):
         load_full_weights(model, str(checkpoint))
+
+
+@pytest.mark.parametrize("frozen", [torch.bfloat16, torch.float32])
+def test_each_weight_keeps_its_own_precision(twin: Any, tmp_path: Path, frozen: torch.dtype) -> None:
+    """A frozen bfloat16 vision tower comes first; the language model trained in float32 must not be rounded to it."""
+    from lcot_plugin.integration.resume import load_full_weights
+
+    model = AutoModelForImageTextToText.from_pretrained(twin("qwen2_5_vl"), dtype=torch.float32)
+    model.model.visual.to(frozen)
+    trained = {name: value.clone() for name, value in model.state_dict().items()}
+    assert any(not torch.equal(v, v.bfloat16().float()) for v in trained.values() if v.dtype == torch.float32)
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    load_full_weights(model, str(tmp_path))
+    assert next(model.parameters()).dtype == frozen
+    for name, value in model.state_dict().items():
+        assert value.dtype == trained[name].dtype and torch.equal(value, trained[name]), name
+
+
+def test_an_optimizer_is_loaded_to_a_numbered_cpu(tmp_path: Path) -> None:
+    """`cpu:0` is the device of a process among several; importing the trainer brings the seam."""
+    import llamafactory.train.sft.trainer  # noqa: F401
+
+    torch.save({"step": torch.arange(3.0)}, tmp_path / "optimizer.pt")
+    loaded = torch.load(tmp_path / "optimizer.pt", map_location=torch.device("cpu:0"), weights_only=True)
+    assert loaded["step"].tolist() == [0.0, 1.0, 2.0]

@@ -7,7 +7,9 @@ import torch
 from loaded_twins import PROBLEMS, load_twin, reference_log_probs, written
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import GraniteConfig, GraniteForCausalLM
 
+from lcot_plugin.errors import LcotError
 from lcot_plugin.policy.head import HeadTargets, chunk_log_probs, token_log_probs
 
 FAMILY = "qwen2_5_vl"
@@ -181,8 +183,57 @@ def test_a_model_that_caps_its_logits_is_refused(loaded, sequences):
     model_inputs, targets = loaded.rows(sequences, 1.0)
     text_config = SimpleNamespace(final_logit_softcapping=30.0)
     config = SimpleNamespace(model_type="gemma_of_old", get_text_config=lambda: text_config)
-    with pytest.raises(ValueError, match=r"gemma_of_old: it soft-caps its logits"):
+    with pytest.raises(LcotError, match=r"gemma_of_old: it soft-caps its logits"):
         token_log_probs(None, SimpleNamespace(config=config), targets, model_inputs)
+
+
+def text_targets():
+    """Two tokens of one row of text."""
+    input_ids = torch.tensor([[5, 17, 30, 41]])
+    one, two = torch.tensor([0, 0]), torch.tensor([1, 2])
+    nothing = torch.tensor([], dtype=torch.long)
+    return HeadTargets(one, two, input_ids[0, two + 1], nothing, 1.0, 8), {"input_ids": input_ids}
+
+
+@pytest.mark.parametrize("scaling", [1.0, 8.0])
+def test_a_model_that_scales_its_logits_is_refused(scaling):
+    """Granite divides what its output layer returns, which here are log-probabilities."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = GraniteConfig(vocab_size=64, num_key_value_heads=1, logits_scaling=scaling, **sizes)
+    model = GraniteForCausalLM(config).eval()
+    targets, model_inputs = text_targets()
+    if scaling == 1.0:
+        expected = model(**model_inputs).logits.log_softmax(-1)[targets.rows, targets.columns, targets.token_ids]
+        log_probs, _ = token_log_probs(model, model, targets, model_inputs)
+        torch.testing.assert_close(log_probs, expected)
+    else:
+        with pytest.raises(LcotError, match=r"does not support granite: its logits are not what its output layer"):
+            token_log_probs(model, model, targets, model_inputs)
+
+
+def test_a_model_that_goes_round_its_output_layer_is_refused(loaded, sequences, monkeypatch):
+    def forward(**arguments):
+        hidden = loaded.model.model(**arguments).last_hidden_state
+        return SimpleNamespace(logits=torch.nn.functional.linear(hidden, loaded.model.lm_head.weight))
+
+    monkeypatch.setattr(loaded.model, "forward", forward)
+    model_inputs, targets = loaded.rows(sequences, 1.0)
+    with pytest.raises(LcotError, match=r"does not support qwen2_5_vl"):
+        token_log_probs(loaded.model, loaded.model, targets, model_inputs)
+
+
+def test_a_diverged_model_is_not_called_unsupported(loaded, sequences):
+    model = loaded.fresh_model()
+    with torch.no_grad():
+        model.lm_head.weight[7] = torch.nan
+    model_inputs, targets = loaded.rows(sequences, 1.0)
+    log_probs, _ = token_log_probs(lambda **arguments: cloned(model(**arguments)), model, targets, model_inputs)
+    assert log_probs.isnan().all()
+
+
+def cloned(output):
+    """DDP may hand on copies of what the model returns."""
+    return SimpleNamespace(logits=output.logits.clone())
 
 
 # --- wrapped models ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,6 @@
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lcot_plugin.policy import metrics
 from lcot_plugin.policy.metrics import MetricSums
@@ -45,3 +47,24 @@ def test_ranks_weigh_by_their_counts(monkeypatch: pytest.MonkeyPatch):
     sums.add("reward", 1.0, 1)
     sums.add("gap/max", 0.25)
     assert sums.pop_averages() == {"reward": 0.25, "gap/max": 0.5, "kl": 0.25}
+
+
+class Reads(TorchDispatchMode):
+    """Counts the tensors that become Python numbers, for each of which a GPU would have to finish its work."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_tensors_are_read_only_when_logged():
+    sums, one, two = MetricSums(), torch.tensor(1.0), torch.tensor(2.0)
+    with Reads() as reads:
+        for value in (two, one):
+            sums.add("kl", value, 4)
+            sums.add_statistics({"ratio_max": value, "entropy_sum": value, "entropy_count": 3, "nothing_count": 0})
+            sums.add_statistics({"clip_sum": value, "clip_count": 0})
+    assert reads.count == 0
+    assert sums.pop_averages() == {"kl": 3 / 8, "ratio/max": 2.0, "entropy": 0.5}

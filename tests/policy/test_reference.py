@@ -44,14 +44,14 @@ class Policy:
             return self.log_probs(separate_model)
 
 
-def with_adapter(loaded, *, trained):
-    """A LoRA policy: a new adapter, which changes nothing yet, or one that an earlier stage trained."""
+def with_adapter(loaded, **settings):
+    """A LoRA policy: a new adapter, which changes nothing yet."""
     from peft import LoraConfig, get_peft_model
 
     with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
-        config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=not trained)
+        config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], **settings)
         return Policy(loaded, get_peft_model(loaded.fresh_model(), config).eval())
 
 
@@ -94,9 +94,9 @@ def test_gradients_flow_to_the_current_weights_afterwards(loaded):
         assert torch.equal(mine, theirs), name
 
 
-def test_a_new_adapter_is_switched_off(loaded):
-    policy = with_adapter(loaded, trained=False)
-    reference = ReferencePolicy(policy.model, separate_model=None, continues_adapter=False)
+def test_the_reference_of_a_new_adapter_is_the_base_model(loaded):
+    policy = with_adapter(loaded)
+    reference = ReferencePolicy(policy.model, separate_model=None)
     policy.train_a_step()
     policy.train_a_step()
     now = policy.log_probs().detach()
@@ -106,25 +106,46 @@ def test_a_new_adapter_is_switched_off(loaded):
     assert torch.equal(policy.log_probs().detach(), now)
 
 
-def test_a_continued_adapter_is_put_back_to_where_this_stage_began(loaded):
-    """Switching it off would give the model before SFT."""
-    policy = with_adapter(loaded, trained=True)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"init_lora_weights": False}, id="continued"),
+        pytest.param({"init_lora_weights": "pissa"}, id="pissa"),
+        pytest.param({"init_lora_weights": False, "use_dora": True}, id="dora"),
+    ],
+)
+def test_an_adapter_is_put_back_to_where_this_stage_began(loaded, settings):
+    """Switching it off would give the model before SFT, or PiSSA's base weights without their principal part."""
+    policy = with_adapter(loaded, **settings)
     start = policy.log_probs().detach()
-    continued = ReferencePolicy(policy.model, separate_model=None, continues_adapter=True)
-    switched_off = ReferencePolicy(policy.model, separate_model=None, continues_adapter=False)
+    reference = ReferencePolicy(policy.model, separate_model=None)
     policy.train_a_step()
     now = policy.log_probs().detach()
-    assert torch.equal(policy.reference(continued), start)
-    assert (policy.reference(switched_off) - start).abs().max() > 0.05
+    assert torch.equal(policy.reference(reference), start)
+    with torch.no_grad(), policy.model.disable_adapter():
+        assert (policy.log_probs() - start).abs().max() > 0.05
     assert (now - start).abs().max() > 0.05
     assert torch.equal(policy.log_probs().detach(), now)
     policy.train_a_step()
-    assert torch.equal(policy.reference(continued), start)
+    assert torch.equal(policy.reference(reference), start)
+
+
+def test_initial_weights_follow_an_engine_that_casts():
+    """DeepSpeed casts the parameters after the copies were made."""
+    layer = torch.nn.Linear(3, 2)
+    first = layer.weight.detach().to(torch.bfloat16)
+    initial = InitialWeights(layer)
+    layer.to(torch.bfloat16)
+    with torch.no_grad():
+        layer.weight.add_(1.0)
+        with initial.restored():
+            assert torch.equal(layer.weight, first) and layer.weight.dtype == torch.bfloat16
+            layer(torch.ones(1, 3, dtype=torch.bfloat16))
 
 
 def test_a_separate_model_answers(loaded):
     policy = Policy(loaded, loaded.fresh_model())
-    reference = ReferencePolicy(policy.model, separate_model=loaded.model, continues_adapter=True)
+    reference = ReferencePolicy(policy.model, separate_model=loaded.model)
     start = policy.log_probs().detach()
     policy.train_a_step()
     with reference.active() as answers:

@@ -17,7 +17,7 @@ SIZES = {
 
 def indices(num_prompts, block_size, repeats, seed, epoch, shuffle=True):
     sampler = PromptBlockSampler(num_prompts, block_size, repeats, seed, shuffle)
-    sampler.set_epoch(epoch)
+    sampler.begin_epoch(epoch)
     return list(sampler)
 
 
@@ -30,7 +30,7 @@ def test_without_shuffling():
 @given(**SIZES)
 def test_every_prompt_is_taken_and_blocks_are_repeated(num_prompts, block_size, repeats, seed, epoch):
     sampler = PromptBlockSampler(num_prompts, block_size, repeats, seed)
-    sampler.set_epoch(epoch)
+    sampler.begin_epoch(epoch)
     taken = list(sampler)
     assert len(taken) == len(sampler) == sampler.num_blocks * block_size * repeats
     batches = [tuple(taken[i : i + block_size]) for i in range(0, len(taken), block_size)]
@@ -68,7 +68,7 @@ def test_resuming_skips(num_prompts, block_size, repeats, seed, epoch, skipped):
     """What accelerate does on resume: a new sampler of the same epoch, `skipped` batches dropped unseen."""
     whole = indices(num_prompts, block_size, repeats, seed, epoch)
     again = PromptBlockSampler(num_prompts, block_size, repeats, seed)
-    again.set_epoch(epoch)
+    again.begin_epoch(epoch)
     start = skipped * block_size
     assert list(islice(again, start, None)) == whole[start:]
 
@@ -84,3 +84,15 @@ def test_processes_share_the_blocks(num_prompts, per_rank, world_size):
     blocks = [[index for batch in step for index in batch] for step in zip(*shares, strict=True)]
     assert blocks[::2] == blocks[1::2]
     assert {index for block in blocks for index in block} == set(range(num_prompts))
+
+
+def test_nobody_else_sets_the_epoch():
+    """accelerate tells a sampler that has `set_epoch` a wrong one where a resumed run skips batches."""
+    import torch
+    from accelerate.data_loader import prepare_data_loader, skip_first_batches
+
+    sampler = PromptBlockSampler(num_prompts=30, block_size=2, repeats=1, seed=0)
+    loader = prepare_data_loader(torch.utils.data.DataLoader(range(30), batch_size=2, sampler=sampler))
+    sampler.begin_epoch(3)
+    expected = list(sampler)[8:]
+    assert torch.cat(list(skip_first_batches(loader, 4))).tolist() == expected

@@ -11,7 +11,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from lcot_plugin.policy.losses import PolicyLossConfig, loss_normalizer, mean_stats, policy_loss
+from lcot_plugin.policy.losses import PolicyLossConfig, loss_normalizer, policy_loss
+from lcot_plugin.policy.metrics import MetricSums
 
 TOLERANCE = {"atol": 1e-6, "rtol": 1e-6}
 EPSILON, EPSILON_HIGH, MAX_LENGTH = 0.2, 0.28, 12
@@ -114,7 +115,9 @@ def our_loss(config: PolicyLossConfig, rows: Rows) -> tuple[torch.Tensor, torch.
         normalizer=loss_normalizer(config, rows.lengths, rows.trained),
     )
     loss.backward()
-    return loss.detach(), logps.grad, mean_stats(stats)
+    sums = MetricSums()
+    sums.add_statistics(stats)
+    return loss.detach(), logps.grad, sums.pop_averages()
 
 
 GRID = [
@@ -162,7 +165,7 @@ def test_the_numbers_reach_every_branch():
     """Without this the grid could pass on ratios that nothing clips."""
     config = PolicyLossConfig(epsilon=EPSILON, epsilon_high=EPSILON_HIGH)
     logged = [our_loss(config, random_rows(seed))[2] for seed in range(4)]
-    assert all(stats["clip_low"] > 0 and stats["clip_high"] > 0 and stats["ratio_max"] > 2 for stats in logged)
+    assert all(stats["clip_low"] > 0 and stats["clip_high"] > 0 and stats["ratio/max"] > 2 for stats in logged)
 
 
 RIGHT = PolicyLossConfig(loss_type="grpo", epsilon=EPSILON, epsilon_high=EPSILON_HIGH)

@@ -124,15 +124,33 @@ def test_decoding_ends_with_the_last_row(loaded, endless):
     assert len(shapes) == 2
 
 
-@pytest.mark.parametrize("max_rows", [1, 4, 9, 100])
+@pytest.mark.parametrize("max_rows", [1, 3, 4, 9, 100])
 def test_rows_at_once_change_nothing(loaded, endless, max_rows):
-    """A group is never cut: 1 row still means one prompt, 9 rows two prompts of four."""
+    """Whole groups of four where they fit, 9 rows are two; 3 rows are parts of three and one of each group."""
     with recorded_shapes(loaded.model) as shapes:
         groups = loaded.endless_engine(max_rows).generate(loaded.model, loaded.prompts, SAMPLED, SLOTS)
     assert token_ids(groups) == token_ids(endless)
     torch.testing.assert_close(logps(groups), logps(endless), rtol=0, atol=1e-5)
-    prompts_at_once = {1: 1, 4: 1, 9: 2, 100: 4}[max_rows]
-    assert [rows for rows, columns in shapes if columns > 1] == [prompts_at_once] * (4 // prompts_at_once)
+    assert [group.prompt for group in groups] == loaded.prompts
+    prefilled = {1: [1] * 16, 3: [1] * 8, 4: [1] * 4, 9: [2, 2], 100: [4]}[max_rows]
+    assert [rows for rows, columns in shapes if columns > 1] == prefilled
+    assert max(rows for rows, columns in shapes if columns == 1) == min({9: 8}.get(max_rows, max_rows), 16)
+
+
+def test_a_family_that_always_gives_all_logits(loaded, endless, monkeypatch):
+    """Not every `forward` takes logits_to_keep."""
+    plain = loaded.model.forward
+
+    def forward(**arguments):
+        assert "logits_to_keep" not in arguments
+        return plain(**arguments)
+
+    engine = loaded.endless_engine()
+    engine.vlm = copy.copy(loaded.vlm)
+    engine.vlm._forward_parameters = {"input_ids": None, "mm_token_type_ids": None}
+    monkeypatch.setattr(loaded.model, "forward", forward)
+    groups = engine.generate(loaded.model, loaded.prompts, SAMPLED, SLOTS)
+    assert token_ids(groups) == token_ids(endless)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -241,7 +259,7 @@ def test_the_mode_of_the_model_is_kept_and_nothing_is_recorded(loaded):
     assert model.training
 
 
-@pytest.mark.parametrize("max_rows", [None, 4])
+@pytest.mark.parametrize("max_rows", [None, 4, 3])
 def test_progress_counts_every_completion_once(loaded, endless, max_rows):
     ends = [endless[0].completions[0].token_ids[1], endless[2].completions[1].token_ids[3]]
     counts = []

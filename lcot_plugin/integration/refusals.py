@@ -1,0 +1,284 @@
+"""The settings of LLaMA-Factory and transformers that stage grpo cannot honour: one table refused, one warned about.
+
+In:  the five parsed argument objects. Out: an ArgumentError that says what to write instead of each refused setting,
+     and a warning for each setting without effect. The workflow asks before it reads a file.
+
+Both libraries offer hundreds of settings that act inside SFT's loss, collator or prediction loop, which this stage does
+not run. What LLaMA-Factory itself refuses outside SFT is not listed (neat_packing, train_on_prompt, mask_history,
+predict_with_generate).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from llamafactory.extras.logging import get_logger
+
+from lcot_plugin.errors import ArgumentError
+
+# A child of LLaMA-Factory's logger: that one's handlers print it, and LLaMA Board shows it.
+logger = get_logger(f"llamafactory.{__name__}")
+
+
+class RunArguments(NamedTuple):
+    """LLaMA-Factory's argument objects, in the order in which its parser returns them."""
+
+    model: Any
+    data: Any
+    training: Any
+    finetuning: Any
+    generating: Any
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of a table."""
+
+    key: str
+    """As it is written in YAML; an environment variable in capitals."""
+    is_set: Callable[[RunArguments], bool]
+    advice: str
+    """Why it cannot act here, and what to write instead."""
+    of_sft: bool = False
+    """LLaMA Board writes it for every stage; the user has not asked for it."""
+
+
+def _differs(group: str, key: str, default: Any = None) -> Callable[[RunArguments], bool]:
+    """Whether a value is neither off nor `default`; a key that this version of transformers lacks is not."""
+    return lambda run: getattr(getattr(run, group), key, default) not in (None, False, default)
+
+
+def _dispatches(key: str) -> Callable[[RunArguments], bool]:
+    return lambda run: bool(getattr(run.training.accelerator_config, key, False))
+
+
+def _greedy(run: RunArguments) -> bool:
+    return not run.generating.do_sample or run.generating.temperature <= 0
+
+
+def _zero_3(run: RunArguments) -> bool:
+    plugin = getattr(run.training, "deepspeed_plugin", None)
+    return plugin is not None and plugin.zero_stage == 3
+
+
+def _fsdp(run: RunArguments) -> bool:
+    # `accelerate launch` says it through the environment alone.
+    return bool(run.training.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1", "yes")
+
+
+def _keeps_best(run: RunArguments) -> bool:
+    return (
+        run.training.load_best_model_at_end
+        or run.training.save_strategy == "best"
+        or run.finetuning.early_stopping_steps is not None
+    )
+
+
+def _best_of_no_set(run: RunArguments) -> bool:
+    if not (run.data.eval_on_each_dataset and run.data.eval_dataset and _keeps_best(run)):
+        return False
+    metric = (run.training.metric_for_best_model or "").removeprefix("eval_")
+    return not metric.startswith(tuple(f"{name}_" for name in run.data.eval_dataset))
+
+
+def _plateau_of_accuracy(run: RunArguments) -> bool:
+    falls_on_rise = (run.training.lr_scheduler_kwargs or {}).get("mode") != "max"
+    return run.training.lr_scheduler_type == "reduce_lr_on_plateau" and run.training.greater_is_better and falls_on_rise
+
+
+_SFT_LOSS = "it replaces SFT's loss. Remove it; `grpo_loss_type` chooses among GRPO's."
+_SAMPLE = "GRPO compares different completions of a prompt, so it must sample: "
+_OFF_POLICY = "the rollout and the update would then be two policies. Remove it."
+
+REFUSED: tuple[Setting, ...] = (
+    Setting(
+        "do_train",
+        lambda run: not (run.training.do_train or run.training.do_eval or run.training.do_predict),
+        "there is nothing to do: write `do_train: true` or `do_eval: true`.",
+    ),
+    # What is run
+    Setting(
+        "do_predict",
+        _differs("training", "do_predict"),
+        "write `do_eval: true` instead: it writes the metrics and every completion with its verdict.",
+    ),
+    Setting("USE_MCA", _differs("finetuning", "use_mca"), "unset this environment variable: Megatron runs SFT only."),
+    Setting("use_hyper_parallel", _differs("finetuning", "use_hyper_parallel"), "it runs SFT only. Remove it."),
+    # Loss
+    Setting("use_dft_loss", _differs("finetuning", "use_dft_loss"), _SFT_LOSS),
+    Setting("use_eaft_loss", _differs("finetuning", "use_eaft_loss"), _SFT_LOSS),
+    Setting("use_asft_loss", _differs("finetuning", "use_asft_loss"), _SFT_LOSS),
+    # Model
+    Setting(
+        "neftune_noise_alpha",
+        _differs("training", "neftune_noise_alpha"),
+        f"it adds noise to the embeddings in the update only; {_OFF_POLICY}",
+        of_sft=True,
+    ),
+    Setting("mixture_of_depths", _differs("model", "mixture_of_depths"), f"it skips tokens in training; {_OFF_POLICY}"),
+    Setting("use_unsloth", _differs("model", "use_unsloth"), "it replaces the forward pass that is read. Remove it."),
+    Setting(
+        "use_unsloth_gc",
+        _differs("model", "use_unsloth_gc"),
+        "it is written for SFT's forward pass. Remove it: LLaMA-Factory's own gradient checkpointing is used.",
+    ),
+    Setting("use_kt", _differs("model", "use_kt"), "KTransformers runs SFT only. Remove it."),
+    Setting(
+        "torch_compile",
+        _differs("training", "torch_compile"),
+        "prompts, images and completions differ in size at every step, so each would compile anew. Remove it.",
+    ),
+    # Devices
+    Setting(
+        "deepspeed",
+        _zero_3,
+        "ZeRO-3 is not supported yet, since rollouts need whole weights: use a ZeRO-1 or ZeRO-2 configuration.",
+    ),
+    Setting(
+        "fsdp",
+        _fsdp,
+        "not supported yet: use DDP (`torchrun`), or DeepSpeed with a ZeRO-1 or ZeRO-2 configuration.",
+    ),
+    # Batches
+    Setting("streaming", _differs("data", "streaming"), "the number of prompts must be known. Remove it."),
+    Setting("packing", _differs("data", "packing"), "prompts are never concatenated. Remove it.", of_sft=True),
+    Setting(
+        "auto_find_batch_size",
+        _differs("training", "auto_find_batch_size"),
+        "a group must stay in one batch. Remove it; when memory runs out, lower `per_device_train_batch_size` and "
+        "raise `gradient_accumulation_steps`.",
+    ),
+    Setting(
+        "accelerator_config: split_batches",
+        _dispatches("split_batches"),
+        "each process samples its own prompts. Remove it.",
+    ),
+    Setting(
+        "accelerator_config: dispatch_batches",
+        _dispatches("dispatch_batches"),
+        "each process samples its own prompts. Remove it.",
+    ),
+    # Sampling
+    Setting(
+        "max_new_tokens",
+        lambda run: run.generating.max_new_tokens < 1,
+        "it must be at least 1: write for example `max_new_tokens: 1024`.",
+    ),
+    Setting(
+        "do_sample",
+        lambda run: run.training.do_train and not run.generating.do_sample,
+        f"{_SAMPLE}remove `do_sample: false`.",
+    ),
+    Setting(
+        "temperature",
+        lambda run: run.training.do_train and run.generating.temperature <= 0,
+        f"{_SAMPLE}write `temperature: 1.0`.",
+    ),
+    Setting(
+        "grpo_eval_generations",
+        lambda run: not run.training.do_train and run.finetuning.grpo_eval_generations > 0 and _greedy(run),
+        "`do_sample: false` or `temperature: 0` would make all of these samples the greedy answer, which is measured "
+        "anyway: write `grpo_eval_generations: 0`, or sample.",
+    ),
+    Setting("num_beams", _differs("generating", "num_beams", 1), "completions are sampled, not searched. Remove it."),
+    Setting("eval_num_beams", _differs("data", "eval_num_beams", 1), "no answer is searched for by beams. Remove it."),
+    Setting(
+        "generation_num_beams",
+        # LLaMA-Factory copies eval_num_beams into it.
+        lambda run: (
+            _differs("training", "generation_num_beams", 1)(run)
+            and run.training.generation_num_beams != run.data.eval_num_beams
+        ),
+        "no answer is searched for by beams. Remove it.",
+    ),
+    # The best checkpoint
+    Setting(
+        "metric_for_best_model",
+        _best_of_no_set,
+        "with `eval_on_each_dataset` each set has its own accuracy: write `metric_for_best_model: NAME_accuracy` with "
+        "the name of one of the sets of `eval_dataset`.",
+    ),
+    Setting(
+        "lr_scheduler_type",
+        _plateau_of_accuracy,
+        "reduce_lr_on_plateau would lower the learning rate while the metric rises: add "
+        "`lr_scheduler_kwargs: {mode: max}`.",
+    ),
+)
+"""Settings that stop the run."""
+
+_IN_UPDATE_ONLY = (
+    "it acts in the update but not in the rollout, so the policy that is trained differs from the one that sampled: "
+    "write 0."
+)
+
+WARNED: tuple[Setting, ...] = (
+    Setting(
+        "lora_dropout",
+        lambda run: (
+            run.training.do_train and run.finetuning.finetuning_type == "lora" and run.finetuning.lora_dropout > 0
+        ),
+        _IN_UPDATE_ONLY,
+    ),
+    Setting(
+        "module_dropout",
+        lambda run: (
+            run.training.do_train and run.finetuning.finetuning_type == "oft" and run.finetuning.module_dropout > 0
+        ),
+        _IN_UPDATE_ONLY,
+    ),
+    Setting(
+        "ref_model",
+        lambda run: run.finetuning.ref_model is not None and run.finetuning.grpo_beta == 0,
+        "it has no effect while grpo_beta is 0, the weight of the KL divergence to it.",
+    ),
+    Setting("group_by_length", _differs("training", "group_by_length"), "it has no effect on prompts."),
+    Setting(
+        "train_sampling_strategy",
+        _differs("training", "train_sampling_strategy", "random"),
+        "it has no effect; `disable_shuffling: true` keeps the prompts in order.",
+    ),
+    Setting(
+        "dataloader_drop_last",
+        _differs("training", "dataloader_drop_last"),
+        "it has no effect: the last batch of an epoch is filled with prompts taken twice.",
+    ),
+    Setting(
+        "label_smoothing_factor",
+        _differs("training", "label_smoothing_factor"),
+        "it has no effect on GRPO's loss.",
+    ),
+    Setting(
+        "compute_accuracy",
+        _differs("finetuning", "compute_accuracy"),
+        "it has no effect: that is SFT's token accuracy; the accuracy of the answers is always measured.",
+    ),
+    Setting("length_penalty", _differs("generating", "length_penalty", 1.0), "it has no effect without beams."),
+    Setting(
+        "include_num_input_tokens_seen",
+        _differs("training", "include_num_input_tokens_seen", "no"),
+        "it has no effect: it counts the tokens of padded inputs, which are not made.",
+        of_sft=True,
+    ),
+    Setting(
+        "include_effective_tokens_per_second",
+        _differs("finetuning", "include_effective_tokens_per_second"),
+        "it has no effect: it counts the tokens of SFT's data.",
+    ),
+    Setting("fp16_full_eval", _differs("training", "fp16_full_eval"), "it has no effect; use `fp16` or `infer_dtype`."),
+    Setting("bf16_full_eval", _differs("training", "bf16_full_eval"), "it has no effect; use `bf16` or `infer_dtype`."),
+)
+"""Settings without effect, or with one that the user should know of."""
+
+
+def check_settings(run: RunArguments) -> None:
+    """Raises ArgumentError with every refused setting; warns about the others, once in a run and on rank 0."""
+    refused = [f"{setting.key}: {setting.advice}" for setting in REFUSED if setting.is_set(run)]
+    if refused:
+        raise ArgumentError("stage: grpo cannot run with these settings:\n  " + "\n  ".join(refused))
+    for setting in WARNED:
+        if setting.is_set(run):
+            logger.warning_rank0(f"stage: grpo, {setting.key}: {setting.advice}")

@@ -1,0 +1,78 @@
+"""What an evaluation writes and sends."""
+
+import json
+import pickle
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from lcot_plugin.evaluate.evaluator import ProblemResult, evaluation_metrics
+from lcot_plugin.integration.grpo_trainer import GrpoTrainer, _TakeBackEvalCompletions, light
+from lcot_plugin.report.completions import completion_line
+from lcot_plugin.types import Completion, Ending, Outcome, PromptRecord, Score, Verdict
+
+
+def problem_result(images=(), num_tokens=3):
+    record = PromptRecord([1] * 500, list(images), "How many?", "3", "problems", 0)
+    completions = [Completion([4] * num_tokens, [-1.0] * num_tokens, Ending.STOPPED, "text") for _ in range(2)]
+    scores = [Score({"accuracy": 1.0}, 1.0, Verdict(Outcome.MATCHED, "3", "3")) for _ in range(2)]
+    return ProblemResult(record, completions, scores)
+
+
+def test_what_is_sent_is_small_and_says_the_same():
+    images = [
+        {"bytes": b"x" * 10_000, "path": "one.png"},
+        {"bytes": b"y" * 10_000},
+        Image.new("RGB", (90, 90)),
+        "4.png",
+    ]
+    result = problem_result(images)
+    sent = light(result)
+    assert len(pickle.dumps(sent)) < 2_000 < 20_000 < len(pickle.dumps(result))
+    assert evaluation_metrics([sent]) == evaluation_metrics([result])
+    lines = [completion_line(r.record, r.completions[0], r.scores[0]) for r in (sent, result)]
+    assert lines[0] == lines[1] and lines[0]["images"][0] == "one.png"
+    assert result.record.images == images, "the problem itself is left as it was"
+
+
+@pytest.fixture
+def evaluated(tmp_path):
+    """`evaluated(step)` writes one evaluation at a step and gives the steps in the file afterwards."""
+    trainer = GrpoTrainer.__new__(GrpoTrainer)
+    trainer.args = SimpleNamespace(output_dir=str(tmp_path))
+
+    def evaluate(step, prefix="eval"):
+        trainer.state = SimpleNamespace(global_step=step)
+        trainer._write_eval_completions([problem_result()], prefix)
+        lines = (tmp_path / f"{prefix}_completions.jsonl").read_text().splitlines()
+        return [(line["step"], line["sample"]) for line in map(json.loads, lines)]
+
+    return evaluate
+
+
+def begin(folder, step):
+    state = SimpleNamespace(is_world_process_zero=True, global_step=step)
+    _TakeBackEvalCompletions().on_train_begin(SimpleNamespace(output_dir=str(folder)), state, None)
+
+
+def test_evaluations_of_a_run_follow_each_other(evaluated):
+    assert evaluated(5) == [(5, "greedy"), (5, 1)]
+    assert evaluated(10) == [(5, "greedy"), (5, 1), (10, "greedy"), (10, 1)]
+
+
+def test_an_evaluation_made_again_replaces_itself(evaluated):
+    """The one after training, or a second run that only evaluates."""
+    evaluated(5)
+    assert evaluated(10) == evaluated(10)
+    assert evaluated(0) == [(0, "greedy"), (0, 1)]
+
+
+def test_a_fresh_run_starts_anew_and_a_resumed_one_goes_on(evaluated, tmp_path):
+    evaluated(5), evaluated(10)
+    evaluated(10, "eval_geometry")
+    begin(tmp_path, 5)
+    assert evaluated(8) == [(5, "greedy"), (5, 1), (8, "greedy"), (8, 1)]
+    begin(tmp_path, 0)
+    assert evaluated(8) == [(8, "greedy"), (8, 1)]
+    assert (tmp_path / "eval_geometry_completions.jsonl").read_text() == ""
