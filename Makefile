@@ -14,7 +14,7 @@ export PATH := $(BIN):$(PATH)
 help:
 	@echo "make install   virtual environment in $(VENV), with the plugin (editable) and the test tools"
 	@echo "make demo      train the bundled model: base, RL only, SFT, SFT then RL; prints a table"
-	@echo "make test      linter and test suite"
+	@echo "make test      linter, type checker and test suite"
 	@echo "make lint      linter and type checker"
 	@echo "make clean     remove caches and builds (the environment and saves/ stay)"
 
@@ -26,8 +26,7 @@ $(STAMP): pyproject.toml lcot_plugin.pth
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-test: $(STAMP)
-	$(BIN)/ruff check .
+test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP)

@@ -30,7 +30,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 from tqdm import trange
 
-from lcot_plugin.demo.data import SET_SIZES, build_sets
+from lcot_plugin.demo.data import DEVELOPMENT_SEED, SET_SIZES, build_sets
 from lcot_plugin.demo.model import new_model, write_config, write_processor, write_weights
 from lcot_plugin.demo.task import (
     NUM_OPERANDS,
@@ -144,14 +144,14 @@ class BatchMaker:
                 cells += pixels
                 grids.append([1, 2, 2 * len(pixels)])
 
-        length = max(len(prompt) + len(response) for prompt, response in rows)
+        length = max(len(prompt_ids) + len(response_ids) for prompt_ids, response_ids in rows)
         input_ids = torch.full((size, length), self.tokenizer.pad_token_id)
         labels = torch.full((size, length), IGNORED)
         attention_mask = torch.zeros(size, length, dtype=torch.long)
-        for row, (prompt, response) in enumerate(rows):
-            num_tokens = len(prompt) + len(response)
-            input_ids[row, :num_tokens] = torch.tensor(prompt + response)
-            labels[row, len(prompt) : num_tokens] = torch.tensor(response)
+        for row, (prompt_ids, response_ids) in enumerate(rows):
+            num_tokens = len(prompt_ids) + len(response_ids)
+            input_ids[row, :num_tokens] = torch.tensor(prompt_ids + response_ids)
+            labels[row, len(prompt_ids) : num_tokens] = torch.tensor(response_ids)
             if drill:  # its operands are random: only what follows "=" can be learned
                 before_result = input_ids[row, : num_tokens - 1] == self.equals_id
                 labels[row, 1:num_tokens].masked_fill_(~before_result, IGNORED)
@@ -171,7 +171,7 @@ class BatchMaker:
 
     def _draw(self, phase: Phase) -> tuple[Problem, list[np.ndarray]]:
         while True:
-            problem = Problem(*draw_chain(self.rng, range(phase.min_operands, phase.max_operands + 1)), image=None)
+            problem = Problem(*draw_chain(self.rng, range(phase.min_operands, phase.max_operands + 1)), image=None)  # type: ignore[arg-type]
             if problem.expression not in self.held_out:
                 return problem, [self.bank.draw(text, self.rng) for text in cells_of(problem.start, problem.operations)]
 
@@ -247,7 +247,7 @@ def make_base_model(output: Path, seed: int = 0, curriculum: Sequence[Phase] = C
     write_processor(output)
     write_config(output)
     model = new_model(output, seed)
-    held_out = {problem.expression for problem in build_sets(SET_SIZES)["test"]}
+    held_out = {problem.expression for problem in build_sets(SET_SIZES, DEVELOPMENT_SEED)["test"]}
     batches = BatchMaker(AutoProcessor.from_pretrained(output), CellBank(400, seed), seed + 1, held_out)
     train(model, batches, curriculum)
     write_weights(model, output)

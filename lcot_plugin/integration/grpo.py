@@ -172,8 +172,8 @@ def train(trainer: GrpoTrainer, training_args: Any, finetuning_args: Any) -> Non
     filled = trainer.prompts_filled()
     if filled:
         logger.info_rank0(
-            f"{len(trainer.train_dataset)} prompts do not fill the last batch of an epoch: {filled} of them are taken "
-            "twice, none is left out."
+            f"{len(trainer.train_dataset)} prompts do not fill the last batch of an epoch: it is filled with {filled} "
+            "prompts from the start of the epoch, none is left out."
         )
     result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model()

@@ -244,7 +244,7 @@ WARNED: tuple[Setting, ...] = (
     Setting(
         "dataloader_drop_last",
         _differs("training", "dataloader_drop_last"),
-        "it has no effect: the last batch of an epoch is filled with prompts taken twice.",
+        "it has no effect: the last batch of an epoch is filled with prompts from its start.",
     ),
     Setting(
         "label_smoothing_factor",
