@@ -18,6 +18,9 @@ from lcot_plugin.errors import DataError
 from lcot_plugin.types import EncodedPrompt, PromptRecord
 from lcot_plugin.vlm import VisionLanguageModel
 
+MEDIA_ERRORS = (ValueError, OSError, SyntaxError, TypeError, KeyError, Image.DecompressionBombError)
+"""What Pillow and LLaMA-Factory raise for a picture that cannot be read: broken, of a wrong type, or far too large."""
+
 
 @dataclass(frozen=True)
 class PromptEncoder:
@@ -42,7 +45,7 @@ class PromptEncoder:
                 [record.input_ids],
                 self.processor,
             )
-        except (ValueError, OSError) as error:
+        except MEDIA_ERRORS as error:
             raise DataError(f"{record.source}, record {record.record}: its media cannot be read: {error}") from error
         # Token types belong to the sequence and are made for each pass; what forward does not take is bookkeeping.
         media = {

@@ -19,6 +19,7 @@ from llamafactory.data.processor import (
 )
 
 from lcot_plugin.errors import DataError
+from lcot_plugin.integration.media import MEDIA_ERRORS
 from lcot_plugin.types import PromptRecord
 
 
@@ -69,7 +70,7 @@ class GrpoPromptProcessor(UnsupervisedDatasetProcessor):
             input_ids, _ = self.template.mm_plugin.process_token_ids(
                 input_ids, None, media["images"], media["videos"], media["audios"], self.tokenizer, self.processor
             )
-        except (ValueError, OSError) as error:
+        except MEDIA_ERRORS as error:
             raise DataError(explain_media_error(error, prompt, media["images"])) from error
         return {
             "input_ids": input_ids,
@@ -127,7 +128,7 @@ class NamedErrors:
     def _encode_data_example(self, prompt: Any, response: Any, **kwargs: Any) -> Any:
         try:
             return super()._encode_data_example(prompt=prompt, response=response, **kwargs)  # type: ignore[misc]
-        except (ValueError, OSError) as error:
+        except MEDIA_ERRORS as error:
             question = prompt[-1]["content"][:80] if prompt else ""
             raise DataError(
                 f"The record with the question {question!r} cannot be used: "

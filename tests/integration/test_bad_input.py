@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 from twins import TWIN_TEMPLATES, write_problems
 
 from lcot_plugin.errors import ArgumentError, DataError, RewardError
@@ -83,6 +84,18 @@ def test_broken_image(recipe: dict[str, Any], problems: Path) -> None:
     (problems / "broken.png").write_bytes(b"\x89PNG not really")
     spoil(problems, 1, images=["broken.png"])
     expect(DataError, recipe, "problems (problems.json), record 1", "broken.png")
+
+
+def test_huge_image(recipe: dict[str, Any], problems: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow refuses pictures of twice its limit, with an error that is neither a ValueError nor an OSError."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    expect(DataError, recipe, "problems (problems.json), record 0", "decompression bomb")
+
+
+def test_image_of_a_wrong_type(recipe: dict[str, Any], problems: Path) -> None:
+    for record in range(4):
+        spoil(problems, record, images=[7])
+    expect(DataError, recipe, "problems (problems.json), record 0", "images: ['int']")
 
 
 def test_wrong_number_of_image_tags(recipe: dict[str, Any], problems: Path) -> None:
