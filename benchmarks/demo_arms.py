@@ -2,7 +2,7 @@
 
     python benchmarks/demo_arms.py [--quick] [--seeds 1 2 3] [--output saves/demo_arms]
 
-Runs `lcot_plugin.demo.arms` once per seed, from the root of the repository; every stage is a `llamafactory-cli train`.
+Runs `lcot_plugin.demo.arms` once per seed, from the root of the repository; every stage is a process of its own.
 Prints a table and, as its last line, JSON: the accuracies in percent by arm, per seed and their means. Results are kept
 in benchmarks/results/demo_arms.md. `--quick` checks the machinery in about a minute: the base model is evaluated on a
 few problems and nothing is trained.

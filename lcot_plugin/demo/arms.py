@@ -1,7 +1,7 @@
 """The four arms of the paper on the embedded task: base, RL only, SFT, SFT then RL; `make demo`.
 
 In: the recipes in yaml_recipes/. Out: `saves/demo/report.json` with four accuracies in percent, a plot of the reward
-and accuracy curves, and a printed table. Every stage is a `llamafactory-cli train` of its own, as a user would run it.
+and accuracy curves, and a printed table. Every stage is a process of its own, started as `lcot train RECIPE` would be.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BASE_MODEL = Path("lcot_plugin/demo/model")
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of llamafactory-cli."""
+    """One training or evaluation."""
 
     title: str
     recipe: str
