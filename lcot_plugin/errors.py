@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lcot_plugin.types import RecordFault
+
 
 class LcotError(ValueError):
     """Base of every error that the user can mend."""
@@ -13,6 +15,15 @@ class ArgumentError(LcotError):
 
 class DataError(LcotError):
     """A data set record that cannot be used."""
+
+
+class RecordError(DataError):
+    """One record that cannot be used, and why; the run's policy decides what becomes of it."""
+
+    def __init__(self, fault: RecordFault, detail: str) -> None:
+        super().__init__(f"{fault.value}: {detail}")
+        self.fault = fault
+        self.detail = detail
 
 
 class RewardError(LcotError):

@@ -1,6 +1,8 @@
 """The records that flow through lcot_plugin: one per arrow, all in this file.
 
-    data set record --integration.data--> PromptRecord
+    data set record --data.formats--> RawRecord               (what one schema says, nothing interpreted)
+    RawRecord       --data--> Sample                          (question, images, thought, answer, gold; every set alike)
+    Sample          --integration--> token ids, label mask    (SFT), PromptRecord (GRPO)
     PromptRecord    --integration.media--> EncodedPrompt      (images decoded and preprocessed, once per rollout)
     EncodedPrompt   --rollout--> RolloutGroup                 (G completions with the sampler's log-probabilities)
     RolloutGroup    --rewards--> one Score per completion     (the verdict and every reward, unweighted)
@@ -62,6 +64,122 @@ class Verdict:
         return self.outcome is Outcome.MATCHED
 
 
+class RecordFault(StrEnum):
+    """What can be wrong with a record of a data set."""
+
+    MALFORMED = "malformed record"
+    """A column is missing or of a type that the format cannot have."""
+    MISSING_IMAGE = "missing image"
+    OUTSIDE_MEDIA_DIR = "image outside media_dir"
+    """A path that leads out of `media_dir`: `../../etc/passwd`, or an absolute path elsewhere."""
+    BROKEN_IMAGE = "broken image"
+    """Empty, cut off, or of no known type."""
+    IMAGE_TOO_LARGE = "image too large"
+    """More pixels than Pillow decodes without taking it for a decompression bomb."""
+    PLACEHOLDERS = "<image> and images differ"
+    """More, or fewer but not zero, placeholders than images."""
+    NO_GOLD = "no gold answer"
+    """GRPO and evaluation need one."""
+    NO_RESPONSE = "no response"
+    """SFT needs one."""
+    UNCLOSED_THOUGHT = "thought not closed"
+    NO_THOUGHT = "no thought"
+    """An answer without any reasoning."""
+    NO_ANSWER = "no answer"
+    """A thought after which no answer is stated."""
+    CONTRADICTS_GOLD = "answer contradicts gold"
+    OVERLONG = "longer than cutoff_len"
+
+
+class Handling(StrEnum):
+    """What was done with a record that has a fault."""
+
+    KEPT = "kept"
+    """As it is."""
+    REPAIRED = "repaired"
+    TRUNCATED = "truncated"
+    """Its thought was shortened; images, answer and end token are whole."""
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault of one record and what became of it."""
+
+    fault: RecordFault
+    handling: Handling
+    detail: str = ""
+    """What exactly, for the report: the path, the text, the sizes."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a conversation."""
+
+    role: str
+    """`user` or `assistant`."""
+    content: str
+    """Text; `<image>`, `<video>` stand where the media belong."""
+
+
+@dataclass
+class RawRecord:
+    """What a format found in one record. Nothing is interpreted: thoughts are not yet split from answers, images are as
+    written, placeholders may be missing."""
+
+    turns: list[Turn]
+    """Without the system turn; user first, alternating; an RL record ends with a user turn."""
+    images: list[Any] = field(default_factory=list)
+    """Paths, `file:///` URLs, base64 strings, data URLs, bytes, `{"bytes", "path"}` or PIL images."""
+    videos: list[Any] = field(default_factory=list)
+    system: str | None = None
+    thought: str | None = None
+    """The chain of thought, where it has a column of its own; the last turn then holds the answer only."""
+    gold: Any = None
+    """The verifiable answer as written: text, number or list; None where the record has none."""
+    answer_type: str = "auto"
+    options: list[str] = field(default_factory=list)
+    """The options of a multiple-choice question, in order, where they have a column of their own."""
+    subset: str = ""
+    """The part of the data set that the record says it comes from (`source`, `category`...)."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """An assistant's response, read."""
+
+    thought: str | None
+    """Without its delimiters; None where there is none."""
+    conclusion: str
+    r"""What follows the thought, as written (`The area is \boxed{5}.`); empty where nothing does."""
+    answer: str | None
+    """The short final answer (`5`); None where none is stated."""
+    fault: RecordFault | None = None
+    """UNCLOSED_THOUGHT, NO_THOUGHT or NO_ANSWER."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One record of any data set, in the one form that everything after this sees."""
+
+    question: str
+    """The last user turn; one `<image>` per image over `history` and `question`, in order."""
+    images: list[Any]
+    """Absolute paths of existing files, or bytes."""
+    videos: list[Any]
+    trace: Trace | None
+    """The response; None for an RL record."""
+    gold: str | None
+    answer_type: str
+    """auto, choice, number, expression, text, sequence or boxes."""
+    options: list[str]
+    """Texts of the options without their letters; empty where the question is not multiple choice."""
+    history: list[Turn]
+    """The turns before `question`: user, assistant, user, assistant..."""
+    system: str | None
+    subset: str
+
+
 @dataclass(frozen=True)
 class PromptRecord:
     """One verifiable problem, tokenised; what the GRPO data loader yields."""
@@ -80,6 +198,8 @@ class PromptRecord:
     videos: list[Any] = field(default_factory=list)
     audios: list[Any] = field(default_factory=list)
     answer_type: str = "auto"
+    opening: str = ""
+    """What of the response the prompt ends with, where the family's template opens the thought: `<think>\\n`."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +209,8 @@ class EncodedPrompt:
     record: PromptRecord
     media: dict[str, torch.Tensor]
     """The processor's tensors for this prompt's images (pixel_values, image_grid_thw...); empty without media."""
+    usable: bool = True
+    """False where a picture is broken and a grey one stands in for it: its completions must not be trained on."""
 
 
 @dataclass

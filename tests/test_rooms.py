@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "lcot_plugin"
 COMMON = {"types", "errors", "vlm"}
 ROOMS: dict[str, set[str]] = {
-    "data": COMMON,
+    "data": COMMON | {"rewards"},
     "render": COMMON,
     "packing": COMMON,
     "rewards": COMMON,

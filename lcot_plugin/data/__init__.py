@@ -1,0 +1,1 @@
+"""Records of any data set in, Samples out: formats, images, traces, target formats, policies."""

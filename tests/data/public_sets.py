@@ -1,0 +1,14 @@
+"""Small stand-ins of the public data sets, in their exact schemas; contents and pictures are made here.
+
+entry = PUBLIC_SETS["geometry3k"].write(folder)   # the file and its pictures; entry for dataset_info.json
+"""
+
+from __future__ import annotations
+
+from data.public_sets_rl import RL_SETS
+from data.public_sets_sft import SFT_SETS
+from data.set_fixtures import Expected, PublicSet
+
+__all__ = ["PUBLIC_SETS", "Expected", "PublicSet"]
+
+PUBLIC_SETS: dict[str, PublicSet] = {data_set.name: data_set for data_set in (*SFT_SETS, *RL_SETS)}
