@@ -39,7 +39,10 @@ _PLACEHOLDER_TOKENIZER_KEYS = (
     "fake_image_token",
     "global_image_token",
 )
-_PLACEHOLDER_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
+_PLACEHOLDER_TOKENS = (
+    *("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"),
+    *("<fake_token_around_image>", "<global-img>"),  # SmolVLM; older tokenizers do not name them as attributes
+)
 
 
 def unwrap_base_model(model: Any) -> Any:

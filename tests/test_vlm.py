@@ -17,6 +17,8 @@ BANNED_TOKENS = {
     "internvl": ["<img>", "</img>", "<IMG_CONTEXT>", "<video>"],
     "gemma3": ["<start_of_image>", "<end_of_image>", "<image_soft_token>"],
     "llava": ["<image>"],
+    "llava_onevision": ["<image>", "<video>"],
+    "smolvlm": ["<image>", "<fake_token_around_image>", "<global-img>"],
 }
 
 

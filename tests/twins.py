@@ -29,6 +29,8 @@ TWIN_TEMPLATES = {
     "internvl": "intern_vl",
     "gemma3": "gemma3",
     "llava": "llava",
+    "llava_onevision": "llava_onevision",
+    "smolvlm": "smolvlm",
 }
 """LLaMA-Factory's template for each family."""
 
@@ -75,6 +77,8 @@ class Blueprint:
 
 def build_twin(family: str, directory: Path) -> Path:
     """Writes the twin of a family (a key of `TWIN_TEMPLATES`) into `directory`, the same bytes every time."""
+    import more_twins  # noqa: F401  (adds its own to BLUEPRINTS)
+
     directory.mkdir(parents=True, exist_ok=True)
     blueprint = BLUEPRINTS[family](directory)
     tokenizer = blueprint.processor.tokenizer
