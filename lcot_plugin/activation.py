@@ -27,8 +27,13 @@ SWITCH = "LCOT_PLUGIN"
 
 SEAMS: dict[str, str] = {
     "llamafactory.hparams.finetuning_args": "lcot_plugin.integration.arguments",
+    "llamafactory.hparams.data_args": "lcot_plugin.integration.data_arguments",
     "llamafactory.data.parser": "lcot_plugin.integration.dataset_columns",
+    "llamafactory.data.mm_plugin": "lcot_plugin.integration.plugins",
+    "llamafactory.data.collator": "lcot_plugin.integration.pictures",
+    "llamafactory.data.template": "lcot_plugin.integration.templates",
     "llamafactory.data.loader": "lcot_plugin.integration.data",
+    "llamafactory.model.model_utils.visual": "lcot_plugin.integration.composite_models",
     "llamafactory.train.sft.trainer": "lcot_plugin.integration.resume",
     "llamafactory.train.tuner": "lcot_plugin.integration.stage",
     "llamafactory.webui.runner": "lcot_plugin.integration.webui",

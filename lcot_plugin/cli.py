@@ -1,4 +1,4 @@
-"""The `lcot` command: start a run explicitly, check the installation, copy the recipes.
+"""The `lcot` command: start a run explicitly, look at its data, check the installation, copy the recipes.
 
 In:  the command line.
 Out: an exit code; `train` hands over to LLaMA-Factory's launcher. Nothing heavy is imported before a command needs it.
@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lcot_plugin import __version__, activation
 from lcot_plugin.errors import ArgumentError, LcotError, UnsupportedVersionError
@@ -41,6 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("config", metavar="FILE.yaml", help="the run's configuration (.yaml, .yml or .json)")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="keys that take precedence over the file's")
 
+    add_data_parser(commands)
+
     commands.add_parser(
         "doctor",
         help="print versions, whether the plugin is active, and what is wrong",
@@ -58,12 +61,78 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_data_parser(commands: Any) -> None:
+    """The parser of `lcot data`."""
+    data = commands.add_parser(
+        "data",
+        help="look at a run's data: lengths, faults, single records",
+        description="Look at the data of a run as training reads them: same file, same template, same tokens. No "
+        "weights are loaded and no GPU is needed (but by `difficulty`); what has been tokenised once comes from the "
+        "cache.",
+    )
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def action(name: str, help_text: str, description: str) -> argparse.ArgumentParser:
+        parser = actions.add_parser(name, help=help_text, description=description)
+        parser.add_argument("config", metavar="RECIPE.yaml", help="the run's configuration (.yaml, .yml or .json)")
+        parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys that take precedence")
+        parser.add_argument("--dataset", metavar="NAME[,NAME...]", help="these data sets in place of the recipe's")
+        parser.add_argument("--dataset-dir", metavar="DIR", help="the folder of dataset_info.json")
+        return parser
+
+    stats = action(
+        "stats",
+        "how long prompts, images, thoughts and answers are, and what each cutoff_len leaves out",
+        "Print tables of token counts, of what each cutoff_len would leave out, and of what became of the records; "
+        "write histograms (lengths.png), lengths.json and data_report.json.",
+    )
+    stats.add_argument("--out", metavar="DIR", type=Path, help="where to write; default: data_stats in output_dir")
+
+    check = action(
+        "check",
+        "what is wrong with the data: golds, responses, images, duplicates, template",
+        "Check that every gold answer scores 1.0 under its own verifier, that no response contradicts its gold answer, "
+        "that every image decodes whole, that no problem stands in the data twice or in training and evaluation, and "
+        "that the template is the model's own. The exit code is 1 where something is wrong.",
+    )
+    check.add_argument("--json", metavar="FILE", type=Path, dest="json_file", help="write every entry as JSON too")
+
+    show = action(
+        "show",
+        "one record as the model sees it, tokens coloured by the loss mask",
+        "Print one record as tokens, those in the loss in green, images folded to `[image: 752 tokens]`; NO_COLOR is "
+        "respected. --html writes a page with images, question, thought, answer, gold answer and verdict.",
+    )
+    show.add_argument("--record", metavar="N", type=int, help="number of the record in its file, from 0")
+    show.add_argument("--html", metavar="FILE", type=Path, help="write a page that needs no other file")
+
+    difficulty = action(
+        "difficulty",
+        "how often the recipe's model answers each record right, and easy / medium / hard data sets",
+        "Sample answers to every record with the model of a `stage: grpo` recipe, on the first GPU where there is one, "
+        "and write its data sets with the columns pass_rate, num_rollouts and difficulty, whole and by difficulty, "
+        "with a dataset_info.json, difficulty.json and a histogram. A run that was interrupted goes on where it was.",
+    )
+    difficulty.add_argument("--rollouts", metavar="K", type=int, default=8, help="answers per record; default: 8")
+    difficulty.add_argument(
+        "--thresholds",
+        metavar=("HARD", "MEDIUM"),
+        type=float,
+        nargs=2,
+        default=(0.25, 0.75),
+        help="pass rates up to which a record is hard, and medium; default: 0.25 0.75",
+    )
+    difficulty.add_argument("--out", metavar="DIR", type=Path, help="where to write; default: difficulty in output_dir")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `lcot`; returns the exit code."""
-    arguments = build_parser().parse_args(argv)
+    arguments = parse(argv)
     try:
         if arguments.command == "train":
             return train(arguments.config, arguments.overrides)
+        if arguments.command == "data":
+            return data(**vars(arguments))
         if arguments.command == "init":
             from lcot_plugin.recipes import copy_recipes
 
@@ -80,6 +149,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Arguments of `lcot`; `key=value` may stand behind options too, which argparse by itself refuses."""
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and (not hasattr(arguments, "overrides") or any(part.startswith("-") or "=" not in part for part in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
+
+
+def data(command: str, action: str, **arguments: Any) -> int:
+    """`lcot data ACTION`, with no messages of LLaMA-Factory below errors."""
+    os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "ERROR")
+    start(f"lcot {command}")
+    check_overrides(arguments["overrides"])
+    arguments["datasets"] = arguments.pop("dataset")
+    if action == "check":
+        from lcot_plugin.integration.data_check import check
+
+        return check(**arguments)
+    if action == "difficulty":
+        # LLaMA-Factory refuses several GPUs in one process.
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+        from lcot_plugin.integration.difficulty import difficulty
+
+        return difficulty(**arguments)
+    from lcot_plugin.integration import data_command
+
+    return data_command.stats(**arguments) if action == "stats" else data_command.show(**arguments)
+
+
+def start(name: str) -> None:
+    """Activates the plugin. Raises ArgumentError where it is switched off."""
+    if not activation.activate():
+        raise ArgumentError(f"{activation.SWITCH}=0 keeps the plugin out: unset it for `{name}`.")
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raises ArgumentError for one that is not `key=value`."""
+    for override in overrides:
+        if "=" not in override:
+            raise ArgumentError(f"{override!r} is not of the form key=value.")
+
+
 def train(config: str, overrides: Sequence[str]) -> int:
     """Activate the plugin and train, in this process or, where LLaMA-Factory wants several, under torchrun."""
     if not activation.activate():
@@ -88,9 +202,7 @@ def train(config: str, overrides: Sequence[str]) -> int:
         raise ArgumentError(f"{config} is not a .yaml, .yml or .json file.")
     if not Path(config).is_file():
         raise ArgumentError(f"There is no file {config}: give the path of a run's configuration.")
-    for override in overrides:
-        if "=" not in override:
-            raise ArgumentError(f"{override!r} is not of the form key=value.")
+    check_overrides(overrides)
 
     if "TORCHELASTIC_RUN_ID" in os.environ:  # the user started torchrun: the launcher would start it once more
         sys.argv = [sys.argv[0], config, *overrides]

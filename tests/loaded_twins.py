@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from twins import TRANSFORMERS_5, TWIN_TEMPLATES
 
 from lcot_plugin.integration.grpo import end_token_ids
 from lcot_plugin.integration.media import PromptEncoder, batch_media
-from lcot_plugin.integration.prompts import GrpoPromptProcessor
+from lcot_plugin.integration.tokenising import RecordTokeniser
 from lcot_plugin.policy.rows import build_rows
 from lcot_plugin.rollout.transformers_engine import TransformersEngine
 from lcot_plugin.types import Completion, EncodedPrompt, Ending, PromptRecord, RolloutGroup, TrainingSequence
@@ -80,8 +80,9 @@ def load_twin(directory: Path) -> LoadedTwin:
     model = load_model(directory)
     plugin = template.mm_plugin
     vlm = VisionLanguageModel(model, tokenizer, (plugin.image_token, plugin.video_token, plugin.audio_token))
-    rows = GrpoPromptProcessor(template, tokenizer, processor, data_args).preprocess_dataset(aligned_problems())
-    records = [PromptRecord(**dict(zip(rows, values, strict=True))) for values in zip(*rows.values(), strict=True)]
+    rows = RecordTokeniser("grpo", template, tokenizer, processor, data_args)(aligned_problems())
+    names = [field.name for field in fields(PromptRecord)]
+    records = [PromptRecord(*values) for values in zip(*(rows[name] for name in names), strict=True)]
     prompts = list(map(PromptEncoder(template, processor, vlm), records))
     return LoadedTwin(family, directory, model, tokenizer, vlm, prompts, end_token_ids(template, tokenizer, model))
 
@@ -109,6 +110,8 @@ def aligned_problems() -> dict[str, list[Any]]:
         "_gold": ["3"] * num,
         "_answer_type": ["auto"] * num,
         "_source": ["problems"] * num,
+        "_file": ["problems.json"] * num,
+        "_findings": [""] * num,
         "_record": list(range(num)),
     }
 

@@ -157,3 +157,52 @@ def test_doctor_names_a_missing_distribution(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(contract.RECOMMENDED, "no-such-distribution", "1.0")
     (finding,) = [f for f in doctor.version_findings() if f.subject == "no-such-distribution"]
     assert finding.problem == "no-such-distribution is not installed. Run `pip install no-such-distribution==1.0`."
+
+
+@pytest.mark.parametrize("arguments", [["data", "--help"], ["data", "check", "--help"]])
+def test_help_of_data_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        f"import sys\nfrom lcot_plugin import cli\ntry:\n    cli.main({arguments})\nexcept SystemExit:\n    pass\n"
+        "print({'torch', 'transformers', 'llamafactory', 'numpy'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize(
+    ("action", "options", "expected"),
+    [
+        ("stats", ["--out", "here"], {"out": Path("here")}),
+        ("check", ["--json", "found.json"], {"json_file": Path("found.json")}),
+        ("show", ["--record", "3", "--html", "a=b.html"], {"record": 3, "html": Path("a=b.html")}),
+    ],
+)
+def test_data_hands_its_arguments_over(
+    action: str, options: list[str], expected: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lcot_plugin.integration import data_check, data_command
+
+    calls: list[dict[str, object]] = []
+    monkeypatch.setenv("LLAMAFACTORY_VERBOSITY", "ERROR")
+    module = data_check if action == "check" else data_command
+    monkeypatch.setattr(module, action, lambda **arguments: calls.append(arguments) or 7)
+    # `key=value` before and behind options, as people write it.
+    line = ["data", action, "x.yaml", "seed=1", "--dataset", "geo", *options, "cutoff_len=9"]
+    assert cli.main(line) == 7
+    common = {"config": "x.yaml", "overrides": ["seed=1", "cutoff_len=9"], "datasets": "geo", "dataset_dir": None}
+    assert calls == [common | expected]
+
+
+@pytest.mark.parametrize("line", [["data", "stats", "x.yaml", "--outt", "y"], ["doctor", "a=1"], ["data"]])
+def test_unknown_arguments_are_refused(line: list[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(line)
+    assert stop.value.code == 2
+
+
+def test_data_says_what_is_wrong_with_a_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLAMAFACTORY_VERBOSITY", "ERROR")
+    assert cli.main(["data", "stats", str(tmp_path / "gone.yaml")]) == 1
+    assert "gone.yaml is not a .yaml, .yml or .json file that exists" in capsys.readouterr().err

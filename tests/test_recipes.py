@@ -70,7 +70,7 @@ def test_recipe_parses_and_its_data_sets_are_listed(
 def test_the_stages_of_a_family_agree() -> None:
     for family in FAMILIES:
         sft, grpo, evaluation = (read(ROOT / "yaml_recipes" / family / f"{s}.yaml") for s in ("sft", "grpo", "eval"))
-        for key in ("model_name_or_path", "template", "default_system", "image_max_pixels"):
+        for key in ("model_name_or_path", "template", "cot_format", "image_max_pixels"):
             assert sft[key] == grpo[key] == evaluation[key], "another prompt than the one trained on"
         assert grpo["adapter_name_or_path"] == sft["output_dir"]
         assert evaluation["adapter_name_or_path"] == grpo["output_dir"]

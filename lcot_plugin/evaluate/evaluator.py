@@ -76,7 +76,8 @@ class Evaluator:
 def scoring_request(record: PromptRecord, completion: Completion) -> ScoringRequest:
     """What the scorer needs to know of one completion."""
     return ScoringRequest(
-        completion=completion.text,
+        # Without its opening, a thought that never closes would be read as an answer.
+        completion=record.opening + completion.text,
         gold=record.gold,
         question=record.question,
         answer_type=record.answer_type,

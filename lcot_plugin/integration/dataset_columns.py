@@ -8,7 +8,7 @@ LLaMA-Factory reads a fixed list of column names; the others would be ignored wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +27,8 @@ def apply(module: ModuleType) -> None:
         """Column of the verifiable answer."""
         answer_type: str | None = None
         """Column that says how to compare (number, choice, expression, text); without it the answer's form decides."""
+        lcot_columns: dict[str, str] = field(default_factory=dict)
+        """`columns` as written, for the `lcot_...` formats, which have roles of their own."""
 
         def __repr__(self) -> str:  # a dataclass would print every field where LLaMA-Factory prints the name
             return self.dataset_name
@@ -35,6 +37,7 @@ def apply(module: ModuleType) -> None:
             super().join(attr)
             for name in GOLD_COLUMNS:
                 self.set_attr(name, attr.get("columns", {}))
+            self.lcot_columns = {role: name for role, name in attr.get("columns", {}).items() if name}
 
     DatasetAttr.__module__ = original.__module__
     DatasetAttr.__qualname__ = "DatasetAttr"

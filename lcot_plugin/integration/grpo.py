@@ -17,8 +17,8 @@ from lcot_plugin.errors import ArgumentError
 from lcot_plugin.evaluate.evaluator import Evaluator, scoring_request
 from lcot_plugin.integration.grpo_trainer import GrpoTrainer
 from lcot_plugin.integration.media import PromptEncoder, batch_media
-from lcot_plugin.integration.prompts import check_prompt_columns
 from lcot_plugin.integration.refusals import RunArguments, check_settings
+from lcot_plugin.integration.tokenising import check_prompt_columns
 from lcot_plugin.policy.trainer import GrpoParts
 from lcot_plugin.report.completions import COMPLETIONS_FILE, CompletionsLog, completion_line
 from lcot_plugin.rewards import Scorer
@@ -139,7 +139,9 @@ def make_parts(
         vlm=vlm,
         engine=engine,
         scorer=scorer,
-        encode=PromptEncoder(template, tokenizer_module["processor"], vlm),
+        encode=PromptEncoder(
+            template, tokenizer_module["processor"], vlm, getattr(template, "bad_record_policy", "drop")
+        ),
         batch_media=batch_media,
         scoring_request=scoring_request,
         completions_log=log,

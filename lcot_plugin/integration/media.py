@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 from llamafactory.extras.constants import IMAGE_PLACEHOLDER
+from llamafactory.extras.logging import get_logger
 from PIL import Image
 
 from lcot_plugin.errors import DataError
+from lcot_plugin.integration.pictures import MEDIA_ERRORS, decode
 from lcot_plugin.types import EncodedPrompt, PromptRecord
 from lcot_plugin.vlm import VisionLanguageModel
 
-MEDIA_ERRORS = (ValueError, OSError, SyntaxError, TypeError, KeyError, Image.DecompressionBombError)
-"""What Pillow and LLaMA-Factory raise for a picture that cannot be read: broken, of a wrong type, or far too large."""
+logger = get_logger(f"llamafactory.{__name__}")
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,21 @@ class PromptEncoder:
     template: Any
     processor: Any
     vlm: VisionLanguageModel
+    bad_record_policy: str = "drop"
 
     def __call__(self, record: PromptRecord) -> EncodedPrompt:
-        """Raises DataError naming the record whose media cannot be read."""
+        """Raises DataError naming the record whose media cannot be read, where `bad_record_policy` is `error`."""
         if not (record.images or record.videos or record.audios):
             return EncodedPrompt(record, {})
         try:
+            pictures, faults = decode(record.images, self.bad_record_policy)
+            if faults:
+                logger.warning(
+                    f"{record.source}, record {record.record} is not trained on, since its picture is broken: "
+                    + "; ".join(faults)
+                )
             inputs = self.template.mm_plugin.get_mm_inputs(
-                record.images,
+                pictures,
                 record.videos,
                 record.audios,
                 [len(record.images)],
@@ -53,7 +61,7 @@ class PromptEncoder:
             for key, value in inputs.items()
             if self.vlm.accepts(key) and not key.endswith("token_type_ids")
         }
-        return EncodedPrompt(record, media)
+        return EncodedPrompt(record, media, usable=not faults)
 
     def white_image(self, tokenizer: Any) -> EncodedPrompt:
         """A small white image and the tokens that stand for it, nothing else; what LLaMA-Factory's SFT collator adds

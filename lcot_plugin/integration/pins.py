@@ -115,6 +115,14 @@ PINS: tuple[Pin, ...] = (
         parameters="args",
         calls='finetuning_args.stage != "sft"',
     ),
+    # integration/data_arguments.py
+    Pin(
+        "hparams.data_args",
+        "DataArguments",
+        "integration/data_arguments.py",
+        "subclasses it to add the keys about data",
+        fields="template cutoff_len media_dir preprocessing_num_workers overwrite_cache streaming packing",
+    ),
     # integration/dataset_columns.py
     Pin(
         "data.parser",
@@ -151,20 +159,25 @@ PINS: tuple[Pin, ...] = (
         "data.loader",
         "_get_merged_dataset",
         "integration/data.py",
-        "wraps it, to know the stage of the data sets loaded inside",
+        "relies on its looking the wrapped functions up in the module",
         parameters="dataset_names model_args data_args training_args stage return_dict",
         calls=(
             "get_dataset_list(dataset_names, data_args.dataset_dir)",
             "_load_single_dataset(dataset_attr, model_args, data_args, training_args)",
+            "merge_dataset(list(datasets.values()), data_args",
         ),
     ),
     Pin(
         "data.loader",
         "_load_single_dataset",
         "integration/data.py",
-        "wraps it, to name the data set in errors",
+        "wraps it, to name the data set in errors, and the `load_dataset` it calls, to read JSON of mixed types",
         parameters="dataset_attr model_args data_args training_args",
-        calls="align_dataset(dataset, dataset_attr, data_args, training_args)",
+        calls=(
+            "align_dataset(dataset, dataset_attr, data_args, training_args)",
+            "dataset = load_dataset(",
+            "data_files=data_files",
+        ),
     ),
     Pin(
         "data.loader",
@@ -177,19 +190,16 @@ PINS: tuple[Pin, ...] = (
         "data.loader",
         "_get_preprocessed_dataset",
         "integration/data.py",
-        "tokenises the prompts of the grpo stage in its place",
+        "tokenises SFT records and GRPO prompts in its place",
         parameters="dataset data_args training_args stage template tokenizer processor is_eval",
     ),
     Pin(
         "data.loader",
         "_get_dataset_processor",
         "integration/data.py",
-        "replaces the two processors that it looks up in the module, to name the record in errors",
+        "calls it before packing, for what it changes in `datasets`",
         parameters="data_args stage template tokenizer processor do_generate",
-        calls=(
-            "dataset_processor_class = SupervisedDatasetProcessor",
-            "dataset_processor_class = PackedSupervisedDatasetProcessor",
-        ),
+        calls="OptimizedTypedSequence.__init__ = __init__",
     ),
     Pin(
         "data.loader",
@@ -207,14 +217,15 @@ PINS: tuple[Pin, ...] = (
         parameters="dataset dataset_attr data_args training_args",
         calls="remove_columns=column_names",
     ),
-    # integration/prompts.py
+    # integration/tokenising.py
     Pin(
         "data.processor.supervised",
         "SupervisedDatasetProcessor._encode_data_example",
-        "integration/prompts.py",
-        "wraps it, to name the record in errors, and must encode prompts as it does",
+        "integration/tokenising.py",
+        "encodes SFT records with it, a cutoff_len too large to cut put in its place, and prompts as it does",
         parameters="self prompt response system tools images videos audios",
         calls=(
+            "self.data_args.cutoff_len - total_length",
             "self.template.mm_plugin.process_messages(prompt + response, images, videos, audios, self.processor)",
             "self.template.mm_plugin.process_token_ids(",
             "self.template.encode_multiturn(",
@@ -223,29 +234,22 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "data.processor.supervised",
         "PackedSupervisedDatasetProcessor.preprocess_dataset",
-        "integration/prompts.py",
-        "relies on its calling the wrapped encoder",
+        "integration/tokenising.py",
+        "packs tokenised rows with it, which stand where it expects system and tools",
         parameters="self examples",
         calls="self._encode_data_example(",
     ),
     Pin(
-        "data.processor.unsupervised",
-        "UnsupervisedDatasetProcessor.preprocess_dataset",
-        "integration/prompts.py",
-        "overrides it, to name every unusable record and never to cut a prompt",
-        parameters="self examples",
-    ),
-    Pin(
         "data.template",
         "Template.encode_oneturn",
-        "integration/prompts.py",
+        "integration/tokenising.py",
         "encodes prompts with it",
         parameters="self tokenizer messages system tools",
     ),
     Pin(
         "data.template",
         "Template.encode_multiturn",
-        "integration/prompts.py",
+        "integration/tokenising.py",
         "must encode prompts as it does, which is how SFT encodes them",
         parameters="self tokenizer messages system tools discarding_history_cot",
     ),
@@ -259,23 +263,32 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "data.template",
         "get_template_and_fix_tokenizer",
-        "integration/grpo.py",
-        "prepares the tokenizer with it",
+        "integration/templates.py",
+        "lets it work on a copy in TEMPLATES that has the system prompt; stage grpo prepares the tokenizer with it",
         parameters="tokenizer data_args",
+        calls=("template = TEMPLATES[data_args.template]", "template.default_system = data_args.default_system"),
     ),
     Pin(
         "data.mm_plugin",
         "BasePlugin.process_messages",
-        "integration/prompts.py",
+        "integration/tokenising.py",
         "expands image placeholders with it",
         parameters="self messages images videos audios processor",
     ),
     Pin(
         "data.mm_plugin",
         "BasePlugin.process_token_ids",
-        "integration/prompts.py",
+        "integration/tokenising.py",
         "expands image tokens with it",
         parameters="self input_ids labels images videos audios tokenizer processor",
+    ),
+    # integration/pictures.py
+    Pin(
+        "data.collator",
+        "SFTDataCollatorWith4DAttentionMask.__call__",
+        "integration/pictures.py",
+        "wraps it, to decode pictures",
+        parameters="self features",
     ),
     Pin(
         "data.mm_plugin",
@@ -284,6 +297,67 @@ PINS: tuple[Pin, ...] = (
         "turns images into tensors with it",
         parameters="self images videos audios imglens vidlens audlens batch_ids processor",
     ),
+    # integration/templates.py, integration/plugins.py, integration/composite_models.py
+    Pin(
+        "data.template",
+        "register_template",
+        "integration/templates.py",
+        "gives it every field of the template that it derives from",
+        parameters="name format_user format_assistant format_system format_function format_observation format_tools "
+        "format_prefix default_system stop_words thought_words tool_call_words efficient_eos replace_eos "
+        "replace_jinja_template enable_thinking preserve_thinking mm_plugin template_class",
+    ),
+    Pin(
+        "data.template",
+        "Template._encode",
+        "integration/templates.py",
+        "moves the opening of a thought from the response to the prompt there",
+        parameters="self tokenizer messages system tools",
+        calls=("system = system or self.default_system", "encoded_messages.append("),
+    ),
+    Pin(
+        "data.template",
+        "Llama2Template",
+        "integration/templates.py",
+        "keeps the class for families whose system prompt starts the first user turn",
+    ),
+    Pin(
+        "data.mm_plugin",
+        "register_mm_plugin",
+        "integration/plugins.py",
+        "registers the plugins with it",
+        parameters="name plugin_class",
+    ),
+    Pin(
+        "data.mm_plugin",
+        "BasePlugin._regularize_images",
+        "integration/plugins.py",
+        "reads and scales images with it",
+        parameters="self images kwargs",
+        calls='return {"images": results}',
+    ),
+    Pin(
+        "data.mm_plugin",
+        "BasePlugin._validate_messages",
+        "integration/plugins.py",
+        "counts placeholders with it",
+        parameters="self messages images videos audios",
+    ),
+    Pin(
+        "data.mm_plugin",
+        "BasePlugin._validate_input",
+        "integration/plugins.py",
+        "refuses videos and audios with it",
+        parameters="self processor images videos audios",
+    ),
+    Pin(
+        "model.model_utils.visual",
+        "_register_composite_model",
+        "integration/composite_models.py",
+        "registers families with it",
+        parameters="model_type projector_keys vision_model_keys language_model_keys lora_conflict_keys",
+    ),
+    Pin("model.model_utils.visual", "COMPOSITE_MODELS", "integration/composite_models.py", "looks families up in it"),
     # integration/stage.py and the trainer
     Pin(
         "train.tuner",

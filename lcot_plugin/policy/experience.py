@@ -39,7 +39,9 @@ def training_sequences(
             prompt=prompt,
             completion=completion,
             advantage=advantage,
-            trained=score.total is not None and not (mask_truncated and completion.ending is Ending.TRUNCATED),
+            trained=prompt.usable
+            and score.total is not None
+            and not (mask_truncated and completion.ending is Ending.TRUNCATED),
         )
         for (prompt, completion), score, advantage in zip(pairs, scores, advantages.flatten().tolist(), strict=True)
     ]

@@ -37,7 +37,10 @@ class Found:
         return self.place is not Place.LAST_LINE
 
 
-_THOUGHT_TAG = re.compile(r"<(/?)think(?:ing)?>|◁(/?)think▷", re.IGNORECASE)
+_THOUGHT_TAG = re.compile(
+    r"(?P<opens><think(?:ing)?>|◁think▷|<\|channel>thought)|(?P<closes></think(?:ing)?>|◁/think▷|<channel\|>)",
+    re.IGNORECASE,
+)
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _BOXED = re.compile(r"\\f?boxed\s*(?=\{)")
 _CUE = re.compile(
@@ -52,7 +55,7 @@ def outside_thought(text: str) -> str:
     """The part of `text` after the last closed thought and before one that never closes."""
     start, end = 0, len(text)
     for tag in _THOUGHT_TAG.finditer(text):
-        if tag.group(1) or tag.group(2):
+        if tag["closes"]:
             start, end = tag.end(), len(text)
         elif end == len(text):
             end = tag.start()

@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from lcot_plugin.evaluate.evaluator import Evaluator, ProblemResult, evaluation_metrics, scoring_request
+from lcot_plugin.rewards import extract_answer
 from lcot_plugin.types import (
     Completion,
     EncodedPrompt,
@@ -170,3 +173,11 @@ def test_scoring_request():
     assert (request.completion, request.gold, request.question) == ("an answer", "gold 6", "question 6")
     assert (request.answer_type, request.source, request.record) == ("number", "geometry", 6)
     assert (request.ending, request.completion_ids) == (Ending.TRUNCATED, [4, 5])
+
+
+def test_a_thought_that_the_prompt_opens_is_judged_with_its_opening():
+    """A truncated thought has no tag of its own; its last line must not pass for an answer."""
+    record = replace(problem(6, "geometry"), opening="<think>\n")
+    completion = Completion([1], [0.0], Ending.TRUNCATED, "so it is\n5")
+    assert scoring_request(record, completion).completion == "<think>\nso it is\n5"
+    assert extract_answer(scoring_request(record, completion).completion) is None

@@ -37,6 +37,7 @@ def recipe(problems: Path, twin: Any) -> dict[str, Any]:
         "dataset_dir": str(problems),
         "media_dir": str(problems),
         "cutoff_len": 512,
+        "bad_record_policy": "error",
         "output_dir": str(problems / "out"),
         "per_device_train_batch_size": 8,
         "report_to": "none",
@@ -89,13 +90,13 @@ def test_broken_image(recipe: dict[str, Any], problems: Path) -> None:
 def test_huge_image(recipe: dict[str, Any], problems: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow refuses pictures of twice its limit, with an error that is neither a ValueError nor an OSError."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    expect(DataError, recipe, "problems (problems.json), record 0", "decompression bomb")
+    expect(DataError, recipe, "problems (problems.json), record 0", "image too large", "3136 pixels", "Scale it down")
 
 
 def test_image_of_a_wrong_type(recipe: dict[str, Any], problems: Path) -> None:
     for record in range(4):
         spoil(problems, record, images=[7])
-    expect(DataError, recipe, "problems (problems.json), record 0", "images: ['int']")
+    expect(DataError, recipe, "problems (problems.json), record 0", "an image is of type int")
 
 
 def test_wrong_number_of_image_tags(recipe: dict[str, Any], problems: Path) -> None:
@@ -111,7 +112,7 @@ def test_no_gold_answer(recipe: dict[str, Any], problems: Path) -> None:
 def test_every_bad_record_is_named(recipe: dict[str, Any], problems: Path) -> None:
     spoil(problems, 0, images=["gone.png"])
     spoil(problems, 3, answer=None)
-    expect(DataError, recipe, "2 records cannot be used", "record 0", "record 3")
+    expect(DataError, recipe, "2 of 4 records cannot be used", "record 0", "record 3")
 
 
 def test_gold_column_that_is_not_there(recipe: dict[str, Any], problems: Path) -> None:
@@ -128,7 +129,8 @@ def test_empty_data_set(recipe: dict[str, Any], problems: Path, content: str) ->
 
 
 def test_every_prompt_over_cutoff(recipe: dict[str, Any]) -> None:
-    expect(DataError, {**recipe, "cutoff_len": 4}, "4 of 4 prompts are longer than cutoff_len = 4", "problems record 0")
+    parts = ("4 of 4 records cannot be used", "record 0: longer than cutoff_len", "cutoff_len is 4", "Raise cutoff_len")
+    expect(DataError, {**recipe, "cutoff_len": 4}, *parts)
 
 
 def test_unknown_reward(recipe: dict[str, Any]) -> None:
@@ -170,20 +172,44 @@ def test_template_without_images(recipe: dict[str, Any]) -> None:
 
 def test_sft_errors_name_the_record_too(recipe: dict[str, Any], problems: Path) -> None:
     spoil(problems, 2, problem="<image><image>What is this one?")
-    expect(DataError, {**recipe, "stage": "sft"}, "What is this one?", "2 <image> in the text for 1 images")
+    expect(DataError, {**recipe, "stage": "sft"}, "record 2", "What is this one?", "2 <image> in the text for 1 images")
 
 
-def test_overlong_prompts_are_counted_and_named(recipe: dict[str, Any], problems: Path) -> None:
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_one_bad_record_does_not_stop_a_run(recipe: dict[str, Any], problems: Path, stage: str) -> None:
+    """Unless the user asks for it; what was left out is in the log and in data_report.json."""
     spoil(problems, 1, problem="<image>" + "How many circles are there? " * 40)
+    spoil(problems, 2, images=["gone.png"])
+    said = listen("llamafactory.lcot_plugin.integration.settling")
+    changes = {"cutoff_len": 200, "bad_record_policy": "drop", "stage": stage}
+    dataset = tokenise({**recipe, **changes})[0]["train_dataset"]
+    assert len(dataset) == 2
+    assert "longer than cutoff_len: dropped" in said[0] and "missing image: dropped" in said[0]
+    report = json.loads((problems / "out" / "data_report.json").read_text())["problems"]
+    assert (report["records"], report["kept"]) == (4, 2)
+    found = {finding["fault"]: finding["examples"][0] for finding in report["findings"]}
+    assert found["longer than cutoff_len"]["record"] == 1
+    assert "gone.png does not exist" in found["missing image"]["detail"]
+
+
+def test_an_overlong_record_stops_the_run_where_the_user_says_so(recipe: dict[str, Any], problems: Path) -> None:
+    spoil(problems, 1, problem="<image>" + "How many circles are there? " * 40)
+    changes = {"cutoff_len": 200, "bad_record_policy": "drop", "overlong_policy": "error"}
+    expect(DataError, {**recipe, **changes}, "1 of 4 records cannot be used", "record 1", "cutoff_len is 200")
+
+
+@pytest.mark.parametrize("key", ["bad_record_policy", "overlong_policy", "malformed_trace_policy", "cot_format"])
+def test_a_policy_that_does_not_exist(recipe: dict[str, Any], key: str) -> None:
+    expect(ArgumentError, {**recipe, key: "ignore"}, key, "'ignore' must be one of")
+
+
+def listen(logger: str) -> list[str]:
+    """What a logger says from now on."""
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
-    logging.getLogger("llamafactory.lcot_plugin.integration.data").addHandler(handler)
-    dataset = tokenise({**recipe, "cutoff_len": 200})[0]["train_dataset"]
-    assert dataset["record"][:] == [0, 2, 3]
-    logging.getLogger("llamafactory.lcot_plugin.integration.data").removeHandler(handler)
-    assert "1 of 4 prompts are longer than cutoff_len = 200" in said[0]
-    assert "problems record 1" in said[0]
+    logging.getLogger(logger).addHandler(handler)
+    return said
 
 
 def test_command_line_arguments_mean_the_same_as_yaml() -> None:
@@ -255,7 +281,7 @@ def test_data_tokenised_for_another_stage(recipe: dict[str, Any], problems: Path
 
 
 def test_data_tokenised_for_this_stage(recipe: dict[str, Any], problems: Path) -> None:
-    from lcot_plugin.integration.prompts import check_prompt_columns
+    from lcot_plugin.integration.tokenising import check_prompt_columns
 
     recipe["tokenized_path"] = str(problems / "tokenised")
     written, _ = tokenise(recipe)

@@ -42,9 +42,17 @@ def test_places(completion: str, answer: str, place: Place) -> None:
         r"<think>\boxed{5}</think>",
         r"<think>a</think><think>\boxed{5}",
         "<thinking>5",
+        r"<|channel>thought\boxed{5}",
         "so <answer>12",
         "1" * (MAX_ANSWER_CHARS + 1),
     ],
 )
 def test_no_answer(completion: str) -> None:
     assert extract_answer(completion) is None
+
+
+@pytest.mark.parametrize(
+    "completion", [r"<|channel>thought\boxed{1}<channel|>\boxed{2}", r"◁think▷\boxed{1}◁/think▷\boxed{2}"]
+)
+def test_thoughts_of_other_families(completion: str) -> None:
+    assert extract_answer(completion) == Found("2", Place.BOXED)

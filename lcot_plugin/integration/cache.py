@@ -1,0 +1,81 @@
+"""Settings and files in, the fingerprint of what is made from them out: the key of a cached data set.
+
+`datasets` derives a key from the pickled function, which differs from run to run for tokenizers and from machine to
+machine for classes. Ours is made of contents: settings, tokenizer and processor files, the code of this package, and
+size and time of every picture. A second run finds its data sets in seconds; one where anything changed makes new ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+CODE = ("data", "render", "rewards", "integration", "types.py")
+"""What of this package decides about tokens."""
+
+
+def digest_of(*parts: Any) -> str:
+    """A hexadecimal fingerprint of JSON-like values and dataclasses, and of the code."""
+    text = json.dumps([code_digest(), *parts], sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [type(value).__name__, {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}]
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} has no stable fingerprint")
+
+
+@cache
+def code_digest() -> str:
+    """Of the source files that decide about tokens, and of the libraries' versions."""
+    from importlib import metadata
+
+    package = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for name in CODE:
+        path = package / name
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
+    for name in ("llamafactory", "transformers", "tokenizers", "datasets"):
+        digest.update(f"{name} {metadata.version(name)}\n".encode())
+    return digest.hexdigest()
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Of a tokenizer's vocabulary, merges, added tokens and normalisation."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        text = backend.to_str()
+    else:  # a tokenizer in Python: its vocabulary and its settings
+        text = json.dumps([tokenizer.get_vocab(), repr(tokenizer)], sort_keys=True)
+    special = json.dumps([tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id])
+    return hashlib.sha256((text + special).encode()).hexdigest()
+
+
+def file_stamp(path: str) -> list[int] | None:
+    """Size in bytes and time of change in nanoseconds; None where there is no such file."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a null character
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def media_digest(batches: Iterable[list[str]]) -> str:
+    """Of size and time of every file, in order; asked in threads, since a network file system answers slowly."""
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(16) as threads:
+        for paths in batches:
+            for stamp in threads.map(file_stamp, paths):
+                digest.update(repr(stamp).encode())
+    return digest.hexdigest()

@@ -1,0 +1,325 @@
+"""Records of a data set with an `lcot_...` formatting in, LLaMA-Factory's aligned columns out.
+
+    record --data.formats--> RawRecord --data.samples--> Sample --data.policy, data.targets--> _prompt, _response, ...
+
+A record that cannot be used becomes a row with findings and nothing else; settling.py counts it and leaves it out, or
+stops, as the run's policy says. Every set has the same features, so any can be joined with any.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lcot_plugin.data.formats import get_format, recognise
+from lcot_plugin.data.gold import verifier_type
+from lcot_plugin.data.policy import settle
+from lcot_plugin.data.samples import to_sample, verifiable_answer
+from lcot_plugin.data.targets import TARGETS, THINK_WORDS, boxed
+from lcot_plugin.data.traces import read_trace
+from lcot_plugin.errors import DataError, RecordError
+from lcot_plugin.integration.cache import digest_of, file_stamp
+from lcot_plugin.types import Finding, Handling, Outcome, RawRecord, RecordFault, Sample, Turn
+
+FORMAT_PREFIX = "lcot_"
+JSON_COLUMN = "_json"
+"""A record of a JSON file as text: whatever types its fields have from record to record, the column has one."""
+NUM_RECORDS_TO_RECOGNISE = 32
+IMAGE_FAULTS = (RecordFault.MISSING_IMAGE, RecordFault.BROKEN_IMAGE, RecordFault.OUTSIDE_MEDIA_DIR)
+
+
+def is_ours(formatting: str) -> bool:
+    """Whether `formatting` of dataset_info.json names one of our formats."""
+    return formatting.startswith(FORMAT_PREFIX)
+
+
+def aligned_features() -> Any:
+    """The columns of every aligned set; media as `{"bytes", "path"}`, which holds a path as well as a file."""
+    from datasets import Features, Value
+    from datasets import Sequence as ListOf
+
+    text = Value("string")
+    turns = [{"role": text, "content": text}]
+    media = [{"bytes": Value("binary"), "path": text}]
+    return Features(
+        {
+            "_prompt": turns,
+            "_response": turns,
+            "_system": text,
+            "_tools": text,
+            "_images": media,
+            "_videos": ListOf(text),
+            "_audios": ListOf(text),
+            **record_features(),
+        }
+    )
+
+
+def record_features() -> dict[str, Any]:
+    """The columns that say which record a row is, and what is known of it."""
+    from datasets import Value
+
+    text = Value("string")
+    return {
+        "_gold": text,
+        "_answer_type": text,
+        "_source": text,
+        "_file": text,
+        "_record": Value("int64"),
+        "_findings": text,
+    }
+
+
+@dataclass(frozen=True)
+class RecordConverter:
+    """Turns records of one data set into aligned rows; sent to worker processes."""
+
+    format_name: str
+    columns: Mapping[str, str]
+    media_dir: str | None
+    stage: str
+    cot_format: str
+    malformed_trace_policy: str
+    thought_words: tuple[str, str]
+    source: str
+    file: str
+
+    def __call__(self, records: list[dict[str, Any]], indices: list[int]) -> dict[str, list[Any]]:
+        """One row per record, in order."""
+        rows = [self.row(record, index) for record, index in zip(records, indices, strict=True)]
+        return {key: [row[key] for row in rows] for key in rows[0]}
+
+    def row(self, record: dict[str, Any], index: int) -> dict[str, Any]:
+        """The aligned row of one record; without prompt where it cannot be used."""
+        raw, sample = None, None
+        try:
+            raw = self._read(record)
+            read = to_sample(raw, Path(self.media_dir) if self.media_dir else None)
+            sample, findings = self._settle(read)
+        except RecordError as error:
+            findings = [Finding(error.fault, Handling.DROPPED, error.detail)]
+        stamps = {}
+        if raw is not None and any(finding.fault in IMAGE_FAULTS for finding in findings):
+            stamps = image_stamps(raw, self.media_dir)
+        return {
+            **(self._aligned(sample) if sample else EMPTY_ROW),
+            "_source": self.source,
+            "_file": self.file,
+            "_record": index,
+            "_findings": findings_text(findings, stamps),
+        }
+
+    def _read(self, record: dict[str, Any]) -> RawRecord:
+        if JSON_COLUMN in record:
+            record = json.loads(record[JSON_COLUMN])
+        return get_format(self.format_name).read(record, self.columns)
+
+    def _settle(self, sample: Sample) -> tuple[Sample | None, list[Finding]]:
+        if self.stage == "grpo":
+            if not verifiable_answer(sample):
+                raise RecordError(
+                    RecordFault.NO_GOLD,
+                    "stage grpo needs an answer that can be verified: name its column in dataset_info.json, for "
+                    'example "columns": {"gold": "answer"}',
+                )
+            return sample, []
+        if sample.trace is None:
+            raise RecordError(RecordFault.NO_RESPONSE, f"SFT needs a response (question: {sample.question[:60]!r})")
+        return settle(sample, self.malformed_trace_policy, agrees)
+
+    def _aligned(self, sample: Sample) -> dict[str, Any]:
+        response = []
+        if self.stage != "grpo" and sample.trace is not None:
+            text = TARGETS[self.cot_format].write(sample.trace, self.thought_words)
+            response = [{"role": "assistant", "content": text}]
+        turns = [{"role": turn.role, "content": self._written(turn)} for turn in sample.history]
+        return {
+            "_prompt": [*turns, {"role": "user", "content": sample.question}],
+            "_response": response,
+            "_system": sample.system or "",
+            "_tools": "",
+            "_images": [as_media(image) for image in sample.images],
+            "_videos": [str(video) for video in sample.videos],
+            "_audios": [],
+            "_gold": verifiable_answer(sample),
+            "_answer_type": verifier_type(sample.answer_type),
+        }
+
+    def _written(self, turn: Turn) -> str:
+        """An earlier turn; a thought in it takes the same form as that of the response."""
+        if turn.role == "assistant" and self.stage != "grpo":
+            trace = read_trace(turn.content)
+            if trace.thought is not None and trace.fault is None:
+                return TARGETS[self.cot_format].write(trace, self.thought_words)
+        return turn.content
+
+
+EMPTY_ROW: dict[str, Any] = {
+    "_prompt": [],
+    "_response": [],
+    "_system": "",
+    "_tools": "",
+    "_images": [],
+    "_videos": [],
+    "_audios": [],
+    "_gold": None,
+    "_answer_type": "auto",
+}
+
+
+def as_media(image: str | bytes) -> dict[str, Any]:
+    """An image as `{"bytes", "path"}`."""
+    return {"bytes": image, "path": None} if isinstance(image, bytes) else {"bytes": None, "path": image}
+
+
+def agrees(answer: str, gold: str, answer_type: str) -> bool | None:
+    """Whether a stated answer is the gold answer; None where the two cannot be compared."""
+    from lcot_plugin.rewards import verify
+
+    outcome = verify(boxed(answer), gold, answer_type=answer_type).outcome
+    return {Outcome.MATCHED: True, Outcome.MISMATCHED: False}.get(outcome)
+
+
+def findings_text(findings: list[Finding], stamps: Mapping[str, Any] | None = None) -> str:
+    """Findings as one cell of a column; empty where there are none."""
+    if not findings:
+        return ""
+    return json.dumps({"findings": [asdict(finding) for finding in findings], "stamps": dict(stamps or {})})
+
+
+def findings_of(text: str) -> list[Finding]:
+    """The findings in a cell that `findings_text` wrote."""
+    if not text:
+        return []
+    return [
+        Finding(RecordFault(item["fault"]), Handling(item["handling"]), item["detail"])
+        for item in json.loads(text)["findings"]
+    ]
+
+
+def image_stamps(raw: RawRecord, media_dir: str | None) -> dict[str, Any]:
+    """Size and time of the files that a faulty record names: a cached fault holds as long as they are the same."""
+    images = [image.get("path") if isinstance(image, dict) else image for image in raw.images]
+    paths = [os.path.join(media_dir or "", image) for image in images if isinstance(image, str) and len(image) < 1024]
+    return {path: file_stamp(path) for path in paths}
+
+
+def stamps_hold(text: str) -> bool:
+    """Whether the files behind a cached fault are still what they were."""
+    stamps = json.loads(text)["stamps"] if text else {}
+    return all(file_stamp(path) == stamp for path, stamp in stamps.items())
+
+
+@cache
+def thought_words(template_name: str | None) -> tuple[str, str]:
+    """What opens and closes a thought in the model's own format."""
+    from llamafactory.data.template import TEMPLATES
+
+    template = TEMPLATES.get(template_name or "")
+    return template.thought_words if template else THINK_WORDS
+
+
+def make_converter(dataset: Any, dataset_attr: Any, data_args: Any, stage: str) -> tuple[RecordConverter, str]:
+    """The converter of a data set, and what is to be said about it (what `lcot_auto` decided).
+
+    Raises DataError for an unknown format, and where `lcot_auto` recognises none.
+    """
+    name = dataset_attr.formatting.removeprefix(FORMAT_PREFIX)
+    source, note = dataset_attr.lcot_name, ""
+    if name == "auto":
+        records = first_records(dataset)
+        try:
+            recognition = recognise(records, dataset_attr.lcot_columns)
+        except DataError as error:
+            raise DataError(f"Data set {source} ({dataset_attr.dataset_name}): {error}") from error
+        name, note = recognition.format.name, recognition.reason
+    get_format(name)  # an unknown one is told before the first record is read
+    converter = RecordConverter(
+        format_name=name,
+        columns=dataset_attr.lcot_columns,
+        media_dir=data_args.media_dir,
+        stage=stage,
+        cot_format=data_args.cot_format,
+        malformed_trace_policy=data_args.malformed_trace_policy,
+        thought_words=thought_words(data_args.template),
+        source=source,
+        file=dataset_attr.dataset_name,
+    )
+    return converter, note
+
+
+def first_records(dataset: Any) -> list[dict[str, Any]]:
+    """The first few records, images undecoded."""
+    from datasets import IterableDataset
+
+    if isinstance(dataset, IterableDataset):
+        records = list(dataset.take(NUM_RECORDS_TO_RECOGNISE))
+    else:
+        records = dataset.with_format("arrow")[:NUM_RECORDS_TO_RECOGNISE].to_pylist()
+    return [json.loads(record[JSON_COLUMN]) if JSON_COLUMN in record else record for record in records]
+
+
+@dataclass(frozen=True)
+class ArrowConverter:
+    """A RecordConverter for `Dataset.map` on Arrow batches: pictures stay the bytes that they are."""
+
+    converter: RecordConverter
+
+    def __call__(self, table: Any, indices: list[int]) -> dict[str, list[Any]]:
+        return self.converter(table.to_pylist(), indices)
+
+
+def convert(dataset: Any, converter: RecordConverter, num_proc: int | None, use_cache: bool) -> Any:
+    """The aligned data set, one row per record, from the cache where it holds."""
+    fingerprint = digest_of(dataset._fingerprint, converter)
+
+    def mapped(load_from_cache_file: bool) -> Any:
+        return dataset.with_format("arrow").map(
+            ArrowConverter(converter),
+            batched=True,
+            batch_size=200,
+            with_indices=True,
+            remove_columns=dataset.column_names,
+            features=aligned_features(),
+            num_proc=num_proc,
+            load_from_cache_file=load_from_cache_file,
+            new_fingerprint=fingerprint,
+            desc=f"Reading {converter.source}",
+        )
+
+    aligned = mapped(use_cache).with_format(None)
+    if use_cache and not all(stamps_hold(text) for _, text in rows_with_findings(aligned)):
+        aligned = mapped(False).with_format(None)
+    return aligned
+
+
+def convert_stream(dataset: Any, converter: RecordConverter) -> Any:
+    """The aligned stream, one row per record."""
+
+    def batch(examples: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        return converter(
+            [dict(zip(examples, values, strict=True)) for values in zip(*examples.values(), strict=True)], indices
+        )
+
+    columns = list(next(iter(dataset)))
+    # Without `features`: `datasets` 4.0 cannot filter a stream that declares them.
+    return dataset.map(batch, batched=True, batch_size=32, with_indices=True, remove_columns=columns)
+
+
+def rows_with_findings(dataset: Any) -> list[tuple[int, str]]:
+    """(row, text) of the rows that have findings; memory grows with their number only."""
+    import pyarrow.compute as pc
+
+    found = []
+    offset = 0
+    for batch in dataset.select_columns("_findings").with_format("arrow").iter(batch_size=100_000):
+        column = batch["_findings"]
+        rows = pc.indices_nonzero(pc.not_equal(column, "")).to_pylist()
+        found += [(offset + row, column[row].as_py()) for row in rows]
+        offset += len(column)
+    return found

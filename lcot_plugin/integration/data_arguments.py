@@ -1,0 +1,37 @@
+"""Seam: `llamafactory.hparams.data_args`. Adds the keys of `lcot_plugin.data_arguments`.
+
+`hparams/parser.py` binds `DataArguments` when it is imported, so the class is replaced right after its own module has
+run. Can go when LLaMA-Factory has an extension point for arguments.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from types import ModuleType
+
+from lcot_plugin.data_arguments import LcotDataArguments
+
+
+def apply(module: ModuleType) -> None:
+    """Replaces `DataArguments` by a subclass with our keys."""
+    original = module.DataArguments
+    if issubclass(original, LcotDataArguments):
+        return
+    if f"{module.__package__}.parser" in sys.modules:
+        raise RuntimeError(
+            "LLaMA-Factory's argument parser is imported already and would go on rejecting the keys of lcot_plugin: "
+            "call lcot_plugin.activation.activate() before the first import of llamafactory"
+        )
+
+    @dataclass
+    class DataArguments(LcotDataArguments, original):  # type: ignore[misc, valid-type]
+        __doc__ = original.__doc__
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.check_data()
+
+    DataArguments.__module__ = original.__module__
+    DataArguments.__qualname__ = "DataArguments"
+    module.DataArguments = DataArguments

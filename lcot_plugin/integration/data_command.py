@@ -1,0 +1,286 @@
+"""`lcot data stats` and `lcot data show`: a recipe in; tables, a picture and one record's page out.
+
+`lcot data check` is in data_check.py. The exit codes are 0, or 1 where a data set or a record cannot be read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from llamafactory.extras.constants import IGNORE_INDEX
+
+from lcot_plugin.data.traces import read_trace
+from lcot_plugin.errors import ArgumentError
+from lcot_plugin.integration.cache import digest_of, tokenizer_digest
+from lcot_plugin.integration.conversion import findings_of
+from lcot_plugin.integration.data_sets import (
+    UNLIMITED,
+    DataRecipe,
+    Findings,
+    LoadedSet,
+    add_overlong,
+    encoded_image,
+    golds_of,
+    load_sets,
+    read_recipe,
+    tokenise_set,
+)
+from lcot_plugin.integration.tokenising import num_workers
+from lcot_plugin.report.data import DATA_REPORT_FILE
+from lcot_plugin.report.lengths import KINDS, SetLengths, as_dict, cutoff_table, length_table, plot_lengths
+from lcot_plugin.report.token_view import RecordView, to_html, to_terminal, token_pieces
+from lcot_plugin.rewards import gold_is_usable, verify
+from lcot_plugin.types import Finding, Handling, RecordFault
+
+STATS_FOLDER = "data_stats"
+PLOT_FILE = "lengths.png"
+LENGTHS_FILE = "lengths.json"
+
+
+# stats
+
+
+def stats(
+    config: str,
+    overrides: Sequence[str] = (),
+    datasets: str | None = None,
+    dataset_dir: str | None = None,
+    out: Path | None = None,
+) -> int:
+    """Prints how long the records are, what each cutoff and each fault costs; writes lengths.png and two JSON files.
+
+    `out`: the folder of the files; default: `data_stats` in the recipe's output_dir.
+    """
+    recipe = read_recipe(config, overrides, datasets, dataset_dir)
+    report, sets, num_errors = Findings(), [], 0
+    for loaded in load_sets(recipe, report):
+        if not isinstance(loaded, LoadedSet):
+            print_error(*loaded)
+            num_errors += 1
+            continue
+        tokens, aligned = tokenise_set(recipe, loaded, report)
+        lengths = measure(recipe, loaded.source, tokens)
+        add_overlong(recipe, loaded.source, tokens, aligned, lengths.counts["total"], report)
+        sets.append(lengths)
+
+    print(f"\n{report.table()}\n")
+    if any(entry.num_records for entry in sets):
+        cutoff_len = recipe.data_args.cutoff_len
+        print(f"{length_table(sets)}\n\n{cutoff_table(sets, cutoff_len)}\n")
+        folder = out if out is not None else recipe.output_dir / STATS_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        plot_lengths(sets, cutoff_len, folder / PLOT_FILE)
+        lengths_text = json.dumps(as_dict(sets, cutoff_len), ensure_ascii=False, indent=2)
+        (folder / LENGTHS_FILE).write_text(lengths_text + "\n", encoding="utf-8")
+        report.write(folder)
+        print("\n".join(str(folder / name) for name in (PLOT_FILE, LENGTHS_FILE, DATA_REPORT_FILE)))
+    return 1 if num_errors else 0
+
+
+def print_error(source: str, error: Exception) -> None:
+    """A data set that cannot be read at all."""
+    print(f"lcot data: {source}: {error}", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class LengthMeter:
+    """Counts the tokens of each kind in tokenised rows; sent to worker processes."""
+
+    tokenizer: Any
+    placeholders: frozenset[int]
+    closings: tuple[str, ...]
+    """What may close a thought, the family's own words first."""
+    openings: tuple[str, ...]
+    single: dict[str, int] = field(init=False)
+    """Closing -> its token, where it is one."""
+
+    def __post_init__(self) -> None:
+        vocabulary = self.tokenizer.get_vocab()
+        single = {words: vocabulary[words] for words in self.closings if words in vocabulary}
+        object.__setattr__(self, "single", single)
+
+    def __call__(self, examples: dict[str, list[Any]]) -> dict[str, list[int]]:
+        """One row per record: kind of tokens -> number."""
+        labels = examples.get("labels") or [None] * len(examples["input_ids"])
+        rows = [self.row(ids, label) for ids, label in zip(examples["input_ids"], labels, strict=True)]
+        return {kind: [row[kind] for row in rows] for kind in KINDS}
+
+    def row(self, input_ids: list[int], labels: list[int] | None) -> dict[str, int]:
+        """labels: None for a prompt without a response."""
+        ids = np.asarray(input_ids)
+        is_media = np.isin(ids, list(self.placeholders))
+        is_response = np.zeros(len(ids), bool) if labels is None else np.asarray(labels) != IGNORE_INDEX
+        response = ids[is_response & ~is_media]
+        thought = self.num_thought(response)
+        return {
+            "prompt": int((~is_response & ~is_media).sum()),
+            "image": int(is_media.sum()),
+            "thought": thought,
+            "answer": len(response) - thought,
+            "total": len(ids),
+        }
+
+    def num_thought(self, response: Any) -> int:
+        """Tokens of `response` up to the end of the words that close its thought; 0 where it has none."""
+        for token_id in self.single.values():
+            if len(places := np.flatnonzero(response == token_id)):
+                return int(places[-1]) + 1
+        if not len(response):
+            return 0
+        text = self.tokenizer.decode(response.tolist(), skip_special_tokens=False)
+        for closing in self.closings:
+            end = text.rfind(closing)
+            if end >= 0:
+                thought = self.tokenizer.encode(text[: end + len(closing)], add_special_tokens=False)
+                return min(len(thought), len(response))
+        opened = any(text.lstrip().startswith(opening) for opening in self.openings)
+        return len(response) if opened else 0
+
+
+def measure(recipe: DataRecipe, source: str, tokens: Any) -> SetLengths:
+    """Tokens of each kind in every row, from the cache where it holds."""
+    from datasets import Features, Value
+
+    kinds = KINDS if recipe.stage == "sft" else [kind for kind in KINDS if kind not in ("thought", "answer")]
+    if not len(tokens):
+        return SetLengths(source, {kind: np.empty(0, np.int64) for kind in kinds})
+    opening, closing = (words.strip() for words in recipe.template.thought_words)
+    meter = LengthMeter(
+        tokenizer=recipe.tokenizer,
+        placeholders=frozenset(recipe.placeholders),
+        closings=tuple(dict.fromkeys(filter(None, (closing, "</think>")))),
+        openings=tuple(dict.fromkeys(filter(None, (opening, "<think>")))),
+    )
+    settings = (sorted(meter.placeholders), meter.closings, meter.openings, tokenizer_digest(recipe.tokenizer))
+    columns = ["input_ids", *(["labels"] if "labels" in tokens.column_names else [])]
+    counts = tokens.select_columns(columns).map(
+        meter,
+        batched=True,
+        batch_size=200,
+        remove_columns=columns,
+        features=Features({kind: Value("int64") for kind in KINDS}),
+        num_proc=num_workers(recipe.data_args.preprocessing_num_workers, len(tokens)),
+        new_fingerprint=digest_of(tokens._fingerprint, *settings),
+        desc=f"Measuring {source}",
+    )
+    return SetLengths(source, {kind: np.asarray(counts[kind][:], np.int64) for kind in kinds})
+
+
+# show
+
+
+def show(
+    config: str,
+    overrides: Sequence[str] = (),
+    datasets: str | None = None,
+    dataset_dir: str | None = None,
+    record: int | None = None,
+    html: Path | None = None,
+    stream: TextIO | None = None,
+) -> int:
+    """Prints one record as the model sees it, tokens coloured by the loss mask; `html` also writes a page.
+
+    `record`: its 0-based number in the data set; default: the first that can be used.
+    """
+    recipe = read_recipe(config, overrides, datasets, dataset_dir)
+    report = Findings()
+    loaded = next(load_sets(recipe, report))
+    if not isinstance(loaded, LoadedSet):
+        print_error(*loaded)
+        return 1
+    example = find_record(loaded, record, report)
+    view = record_view(recipe, loaded, example, report)
+    stream = stream or sys.stdout
+    colour = stream.isatty() and not os.environ.get("NO_COLOR")
+    print(to_terminal(view, colour=colour), file=stream)
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(to_html(view), encoding="utf-8")
+        print(html, file=stream)
+    return 0
+
+
+def find_record(loaded: LoadedSet, record: int | None, report: Findings) -> dict[str, Any]:
+    """The aligned row of a record. Raises ArgumentError for one that there is not, or that was left out."""
+    if record is None:
+        if not len(loaded.aligned):
+            raise ArgumentError(f"{loaded.source}: no record can be used:\n{report.table()}")
+        return loaded.aligned[0]
+    rows = np.flatnonzero(np.asarray(loaded.aligned["_record"][:]) == record)
+    if len(rows):
+        return loaded.aligned[int(rows[0])]
+    if findings := report.of_record(loaded.source, record):
+        raise ArgumentError(f"{loaded.source}: record {record} is left out: {describe_findings(findings)}")
+    last = report.sets[loaded.source].num_records - 1
+    raise ArgumentError(f"{loaded.source} has no record {record}: they are numbered from 0 to {last}.")
+
+
+def record_view(recipe: DataRecipe, loaded: LoadedSet, example: dict[str, Any], report: Findings) -> RecordView:
+    """What is shown of an aligned row. Raises ArgumentError for one that cannot be tokenised."""
+    findings = report.of_record(loaded.source, example["_record"])
+    row, found = tokenised_row(recipe, example)
+    trained = [label != IGNORE_INDEX for label in row.get("labels", [])] or [False] * len(row["input_ids"])
+    response = example.get("_response") or []
+    gold, answer_type = golds_of(recipe, loaded).get(example["_record"], (None, "auto"))
+    trace = read_trace(response[0]["content"]) if response else None
+    return RecordView(
+        source=loaded.source,
+        record=example["_record"],
+        pieces=token_pieces(
+            row["input_ids"],
+            trained,
+            lambda ids: recipe.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False),
+            recipe.placeholders,
+        ),
+        question="\n\n".join(turn["content"] for turn in example["_prompt"] if turn["role"] == "user"),
+        images=[image for image in map(encoded_image, example["_images"] or []) if image is not None],
+        thought=trace.thought if trace else None,
+        answer=trace.conclusion if trace else None,
+        gold=gold,
+        answer_type=answer_type,
+        verdict=verdict_text(gold, answer_type, response),
+        findings=[describe_findings([finding]) for finding in [*findings, *found]],
+        template=str(recipe.data_args.template or "the model's own"),
+        cutoff_len=recipe.data_args.cutoff_len,
+    )
+
+
+def tokenised_row(recipe: DataRecipe, example: dict[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
+    """The row as training has it, and what was found; whole where training leaves it out for its length.
+
+    Raises ArgumentError for a record that cannot be tokenised.
+    """
+    known = len(findings_of(example.get("_findings") or ""))
+    row = recipe.tokeniser().row(example)
+    findings = findings_of(row["_findings"])[known:]
+    if any(finding.fault is RecordFault.OVERLONG and finding.handling is Handling.DROPPED for finding in findings):
+        row = recipe.tokeniser(cutoff_len=UNLIMITED).row(example)
+    if not row["input_ids"]:
+        raise ArgumentError(
+            f"{example['_source']}: record {example['_record']} is left out: {describe_findings(findings)}"
+        )
+    return row, findings
+
+
+def describe_findings(findings: Sequence[Finding]) -> str:
+    """`missing image: a.png does not exist (dropped)`."""
+    return "; ".join(f"{finding.fault}: {finding.detail} ({finding.handling})" for finding in findings)
+
+
+def verdict_text(gold: str | None, answer_type: str, response: list[dict[str, str]]) -> str:
+    """Whether the gold answer can be verified, and what the verifier says of the response."""
+    if not gold:
+        return ""
+    usable = gold_is_usable(gold, answer_type)
+    text = "the gold answer scores 1.0" if usable else "the gold answer itself does not score 1.0"
+    if response:
+        verdict = verify(response[0]["content"], gold, answer_type=answer_type)
+        text += f"; the response states {verdict.extracted!r}: {verdict.outcome}"
+    return text

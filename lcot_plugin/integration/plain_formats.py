@@ -1,0 +1,194 @@
+"""Data sets in LLaMA-Factory's own formats (alpaca, sharegpt, openai) in, aligned columns with their record's name out.
+
+In stage grpo the gold answer and its type travel along too: LLaMA-Factory drops every column but its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from lcot_plugin.data.gold import gold_text
+from lcot_plugin.errors import DataError
+from lcot_plugin.integration.cache import digest_of
+from lcot_plugin.integration.conversion import aligned_features, as_media, record_features
+from lcot_plugin.rewards import extract_answer
+
+
+def align(original: Any, dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any, stage: str) -> Any:
+    """LLaMA-Factory's aligned data set with the columns that name each record.
+
+    In SFT: `_source`, `_file`, `_record`, `_findings`. In GRPO also `_gold` and `_answer_type`, and no `_response`, so
+    that sets with and without one can be joined.
+    """
+    dataset = undecoded(dataset)
+    if stage == "grpo":
+        return _align_with_gold(original, dataset, dataset_attr, data_args, training_args)
+    import pyarrow as pa
+
+    aligned = original(dataset, dataset_attr, data_args, training_args)
+    num_records = len(aligned)
+    columns = {
+        "_source": pa.repeat(dataset_attr.lcot_name, num_records),
+        "_file": pa.repeat(dataset_attr.dataset_name, num_records),
+        "_record": pa.array(range(num_records), pa.int64()),
+        "_findings": pa.repeat("", num_records),
+    }
+    for name, column in columns.items():
+        aligned = aligned.add_column(name, column)
+    return aligned
+
+
+def undecoded(dataset: Any) -> Any:
+    """The same data set with pictures as the bytes that they are, which LLaMA-Factory takes as well.
+
+    It would decode every picture of a parquet file, and encode it again as PNG, to copy a row.
+    """
+    from datasets import Dataset, Features
+
+    features = Features({name: _without_decoding(feature) for name, feature in dataset.features.items()})
+    if features == dataset.features:
+        return dataset
+    return Dataset(
+        dataset.data,
+        info=dataclasses.replace(dataset.info, features=features),
+        split=dataset.split,
+        indices_table=dataset._indices,
+        fingerprint=digest_of(dataset._fingerprint, "undecoded"),
+    )
+
+
+def _without_decoding(feature: Any) -> Any:
+    from datasets import Image
+
+    if isinstance(feature, Image):
+        return Image(decode=False)
+    if isinstance(feature, dict):
+        return {name: _without_decoding(item) for name, item in feature.items()}
+    if isinstance(feature, list):
+        return [_without_decoding(item) for item in feature]
+    if hasattr(feature, "feature"):  # a list type, of which `datasets` has several
+        return dataclasses.replace(feature, feature=_without_decoding(feature.feature))
+    return feature
+
+
+def align_stream(original: Any, dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any) -> Any:
+    """The same for a stream, in SFT: GRPO refuses streams."""
+
+    def with_name(example: dict[str, Any], index: int) -> dict[str, Any]:
+        name, file = dataset_attr.lcot_name, dataset_attr.dataset_name
+        return {"_source": name, "_file": file, "_record": index, "_findings": ""}
+
+    return original(dataset, dataset_attr, data_args, training_args).map(with_name, with_indices=True)
+
+
+def _align_with_gold(original: Any, dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any) -> Any:
+    from datasets import Features, concatenate_datasets
+
+    for column in (dataset_attr.gold, dataset_attr.answer_type):
+        if column is not None and column not in dataset.column_names:
+            raise DataError(
+                f"Data set {dataset_attr.lcot_name} ({dataset_attr.dataset_name}) has no column '{column}', which "
+                f"dataset_info.json names: its columns are {', '.join(dataset.column_names)}."
+            )
+    options = {
+        "num_proc": data_args.preprocessing_num_workers,
+        "load_from_cache_file": not data_args.overwrite_cache or training_args.local_process_index != 0,
+    }
+    extras = dataset.map(
+        _extra_columns,
+        with_indices=True,
+        remove_columns=dataset.column_names,
+        fn_kwargs={
+            "gold_column": dataset_attr.gold,
+            "type_column": dataset_attr.answer_type,
+            "source": dataset_attr.lcot_name,
+            "file": dataset_attr.dataset_name,
+        },
+        # Given, since `datasets` would infer them from the first records, whose gold answers may all be None.
+        features=Features(record_features()),
+        desc="Reading gold answers",
+        **options,
+    )
+    messages = dataset_attr.messages
+    if dataset_attr.formatting != "alpaca" and messages in dataset.column_names:
+        roles = {
+            "role": dataset_attr.role_tag or "from",
+            "content": dataset_attr.content_tag or "value",
+            "user": dataset_attr.user_tag or "human",
+            "assistant": dataset_attr.assistant_tag or "gpt",
+        }
+        dataset = dataset.map(
+            _close_user_turn,
+            fn_kwargs={"column": messages, **roles},
+            desc="Closing user turns",
+            **options,
+        )
+    aligned = original(dataset, dataset_attr, data_args, training_args)
+    if dataset_attr.gold is None:
+        extras = concatenate_datasets([extras, aligned.select_columns("_response")], axis=1).map(
+            _gold_of_response,
+            remove_columns="_response",
+            features=extras.features,
+            desc="Reading answers of responses",
+            **options,
+        )
+    return concatenate_datasets([aligned.remove_columns("_response"), extras], axis=1)
+
+
+def _extra_columns(
+    example: dict[str, Any], index: int, gold_column: str | None, type_column: str | None, source: str, file: str
+) -> dict[str, Any]:
+    return {
+        "_gold": gold_text(example[gold_column]) if gold_column else None,
+        "_answer_type": str(example[type_column] or "auto") if type_column else "auto",
+        "_source": source,
+        "_file": file,
+        "_record": index,
+        "_findings": "",
+    }
+
+
+def _gold_of_response(example: dict[str, Any]) -> dict[str, str | None]:
+    response = example["_response"]
+    found = extract_answer(response[0]["content"]) if response else None
+    return {"_gold": gold_text(found.answer) if found else None}
+
+
+def _close_user_turn(
+    example: dict[str, Any], column: str, role: str, content: str, user: str, assistant: str
+) -> dict[str, Any]:
+    """An RL record may end with the user's turn; LLaMA-Factory's converters want an answer after it."""
+    turns = example[column]
+    if isinstance(turns, list) and turns and turns[-1].get(role) == user:
+        return {column: [*turns, {**dict.fromkeys(turns[-1]), role: assistant, content: ""}]}
+    return {column: turns}
+
+
+def alike(datasets: list[Any]) -> list[Any]:
+    """The same data sets with the same features, so that they can be joined: pictures given as paths in one and as
+    bytes in another, none at all in a third."""
+    if all(dataset.features == datasets[0].features for dataset in datasets[1:]):
+        return datasets
+    return [_with_common_features(dataset) for dataset in datasets]
+
+
+def _with_common_features(dataset: Any) -> Any:
+    from datasets import Features
+
+    if dataset.features is None:  # a stream without declared types
+        return dataset
+    known = aligned_features()
+    features = Features({name: known.get(name, feature) for name, feature in dataset.features.items()})
+    if features == dataset.features:
+        return dataset
+    return dataset.map(_media_alike, batched=True, batch_size=200, features=features, desc="Making data sets alike")
+
+
+def _media_alike(examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    images = [
+        [as_media(image) if isinstance(image, (str, bytes)) else image for image in images or []]
+        for images in examples["_images"]
+    ]
+    empty = {name: [values or [] for values in examples[name]] for name in ("_videos", "_audios")}
+    return {**examples, "_images": images, **empty}

@@ -1,0 +1,131 @@
+"""Findings of the loaded data sets in, one table for the log and `data_report.json` out.
+
+The loading of data adds to it; the run's log, its output folder, `lcot data` and the HTML report show it. Nothing is
+left out of training without standing here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lcot_plugin.types import Finding, Handling
+
+DATA_REPORT_FILE = "data_report.json"
+MAX_EXAMPLES = 5
+"""Records named per data set, fault and handling; the others are counted."""
+
+
+@dataclass
+class SetReport:
+    """What became of one data set."""
+
+    file: str = ""
+    num_records: int = 0
+    num_dropped: int = 0
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(fault, handling) -> number of records."""
+    examples: dict[tuple[str, str], list[tuple[int, str]]] = field(default_factory=dict)
+    """(fault, handling) -> (record, detail) of the first few."""
+    notes: list[str] = field(default_factory=list)
+    """What was decided for the whole set: the schema that `lcot_auto` recognised."""
+
+    @property
+    def num_kept(self) -> int:
+        return self.num_records - self.num_dropped
+
+
+class DataReport:
+    """Counts what happened to the records of each data set."""
+
+    def __init__(self) -> None:
+        self.sets: dict[str, SetReport] = {}
+
+    def add_set(self, source: str, file: str, num_records: int) -> SetReport:
+        """Counts `num_records` more records of `source`, before anything is left out of them."""
+        entry = self.sets.setdefault(source, SetReport(file))
+        entry.num_records += num_records
+        return entry
+
+    def add(self, source: str, record: int, findings: list[Finding]) -> None:
+        """Counts the findings of one record; it is dropped at most once."""
+        entry = self.sets.setdefault(source, SetReport())
+        for finding in findings:
+            key = (finding.fault.value, finding.handling.value)
+            entry.counts[key] += 1
+            examples = entry.examples.setdefault(key, [])
+            if len(examples) < MAX_EXAMPLES:
+                examples.append((record, finding.detail))
+        entry.num_dropped += any(finding.handling is Handling.DROPPED for finding in findings)
+
+    @property
+    def num_findings(self) -> int:
+        return sum(sum(entry.counts.values()) for entry in self.sets.values())
+
+    def dropped_examples(self, source: str, limit: int = 10) -> list[str]:
+        """`record 3: missing image: ...` for the first records of `source` that were left out."""
+        entry = self.sets.get(source, SetReport())
+        lines = [
+            (record, f"record {record}: {fault}: {detail}")
+            for (fault, handling), examples in entry.examples.items()
+            if handling == Handling.DROPPED
+            for record, detail in examples
+        ]
+        return [line for _, line in sorted(lines)[:limit]]
+
+    def table(self) -> str:
+        """One line per data set, then one per fault with an example; for a terminal."""
+        rows = [("data set", "records", "kept", "what", "count", "first")]
+        for source, entry in sorted(self.sets.items()):
+            rows.append((source, f"{entry.num_records:,}", f"{entry.num_kept:,}", "", "", ""))
+            for (fault, handling), count in sorted(entry.counts.items(), key=lambda item: -item[1]):
+                record, detail = entry.examples[fault, handling][0]
+                rows.append(("", "", "", f"{fault}: {handling}", f"{count:,}", f"record {record}: {_short(detail)}"))
+        widths = [max(len(row[column]) for row in rows) for column in range(5)]
+        return "\n".join(
+            "  ".join(
+                # Numbers to the right.
+                cell.rjust(width) if column in (1, 2, 4) else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(row, [*widths, 0], strict=True))
+            ).rstrip()
+            for row in rows
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: every count, and the first records of each kind."""
+        return {
+            source: {
+                "file": entry.file,
+                "records": entry.num_records,
+                "kept": entry.num_kept,
+                "dropped": entry.num_dropped,
+                "notes": entry.notes,
+                "findings": [
+                    {
+                        "fault": fault,
+                        "handling": handling,
+                        "count": count,
+                        "examples": [
+                            {"record": record, "detail": detail} for record, detail in entry.examples[fault, handling]
+                        ],
+                    }
+                    for (fault, handling), count in sorted(entry.counts.items(), key=lambda item: -item[1])
+                ],
+            }
+            for source, entry in sorted(self.sets.items())
+        }
+
+    def write(self, folder: Path) -> Path:
+        """Writes `data_report.json` into `folder` and returns its path."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / DATA_REPORT_FILE
+        path.write_text(json.dumps(self.as_dict(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        return path
+
+
+def _short(text: str, limit: int = 90) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 3] + "..."

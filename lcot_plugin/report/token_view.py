@@ -1,0 +1,302 @@
+"""One tokenised record in, a page that shows what the model sees and learns out; for `lcot data show`.
+
+    token ids, loss mask --token_pieces--> Pieces --to_terminal, to_html--> text with ANSI colours, one HTML file
+
+Tokens that the loss counts are green, the others grey, images are folded to `[image: 752 tokens]`.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import itertools
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from string import Template
+from typing import Any
+
+from PIL import Image
+
+MAX_PIECE = 8
+"""Tokens that may share a character: four bytes at most, some tokenizers add an empty one."""
+MAX_SIDE = 900
+"""Pixels of an embedded image's longer side."""
+TRAINED, MASKED, FOLDED, RESET = "\x1b[32m", "\x1b[2m", "\x1b[36m", "\x1b[0m"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Tokens that are shown together: one, several that share a character, or the placeholders of an image."""
+
+    text: str
+    token_ids: list[int]
+    trained: bool
+    """Whether the loss counts them."""
+    placeholder: str | None = None
+    """`image`, `video`..., for a run of placeholders."""
+
+
+@dataclass(frozen=True)
+class RecordView:
+    """Everything that is shown of one record."""
+
+    source: str
+    record: int
+    pieces: list[Piece]
+    question: str = ""
+    images: list[str | bytes] = field(default_factory=list)
+    """Paths, or contents of files."""
+    thought: str | None = None
+    answer: str | None = None
+    """What follows the thought."""
+    gold: str | None = None
+    answer_type: str = "auto"
+    verdict: str = ""
+    """What the verifier says of the gold answer and of the answer that the response states."""
+    findings: list[str] = field(default_factory=list)
+    """What is wrong with the record and what becomes of it."""
+    template: str = ""
+    cutoff_len: int | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(piece.token_ids) for piece in self.pieces)
+
+    @property
+    def num_trained(self) -> int:
+        return sum(len(piece.token_ids) for piece in self.pieces if piece.trained)
+
+    @property
+    def summary(self) -> str:
+        """`1,240 tokens: 488 in the loss, 752 of images`."""
+        parts = [f"{self.num_trained:,} in the loss"]
+        for name, run in _by_placeholder(self.pieces).items():
+            parts.append(f"{run:,} of {name}s")
+        limit = f"; cutoff_len {self.cutoff_len:,}" if self.cutoff_len is not None else ""
+        return f"{self.num_tokens:,} tokens: {', '.join(parts)}{limit}"
+
+
+def token_pieces(
+    token_ids: Sequence[int],
+    trained: Sequence[bool],
+    decode: Callable[[list[int]], str],
+    placeholders: Mapping[int, str],
+) -> list[Piece]:
+    """The tokens as pieces of whole characters.
+
+    token_ids, trained: [L]. decode: ids to text, special tokens kept, nothing cleaned up. placeholders: token id ->
+    `image`, `video`...
+    """
+    pieces: list[Piece] = []
+    pending: list[int] = []
+    before: list[int] = []
+    previous = ""
+    for position, (token_id, counted) in enumerate(zip(token_ids, trained, strict=True)):
+        if name := placeholders.get(token_id):
+            if pieces and pieces[-1].placeholder == name and pieces[-1].trained == counted:
+                pieces[-1].token_ids.append(token_id)
+            else:
+                pieces.append(Piece("", [token_id], counted, name))
+            before, previous = [], ""
+            continue
+        pending.append(token_id)
+        # Behind the piece before it: some tokenizers strip the space at the start of a text.
+        text = decode([*before, *pending])[len(previous) :]
+        ends = position + 1 == len(token_ids) or trained[position + 1] != counted
+        ends = ends or placeholders.get(token_ids[position + 1]) is not None
+        if text.endswith("\ufffd") and len(pending) < MAX_PIECE and not ends:
+            continue
+        pieces.append(Piece(text, pending, counted))
+        # Half a character would join with what follows.
+        before = [] if text.endswith("\ufffd") else pending
+        previous, pending = decode(before), []
+    return pieces
+
+
+def to_terminal(view: RecordView, *, colour: bool) -> str:
+    """The record as text. Without `colour`, lines in brackets say where the loss begins and ends."""
+    lines = [f"{view.source}, record {view.record}", view.summary]
+    for name, value in _facts(view):
+        lines.append(f"{name}: {visible(value)}")
+    body = []
+    for trained, run in itertools.groupby(view.pieces, key=lambda piece: piece.trained):
+        pieces = list(run)
+        if not colour:
+            number = sum(len(piece.token_ids) for piece in pieces)
+            body.append(f"\n[{number:,} tokens {'in the loss' if trained else 'not in the loss'}]\n")
+        for folded, group in itertools.groupby(pieces, key=lambda piece: piece.placeholder is not None):
+            if folded:
+                body += [_painted(_folded(piece), FOLDED, colour) for piece in group]
+            else:
+                text = visible("".join(piece.text for piece in group))
+                body.append(_painted(text, TRAINED if trained else MASKED, colour))
+    legend = f"{_painted('in the loss', TRAINED, True)}, {_painted('not in the loss', MASKED, True)}" if colour else ""
+    return "\n".join(filter(None, [*lines, legend])) + "\n\n" + "".join(body).lstrip("\n") + "\n"
+
+
+def _painted(text: str, code: str, colour: bool) -> str:
+    return f"{code}{text}{RESET}" if colour and text else text
+
+
+def _folded(piece: Piece) -> str:
+    return f"[{piece.placeholder}: {len(piece.token_ids):,} tokens]"
+
+
+def visible(text: str) -> str:
+    r"""`text` with control characters written out (`\x1b`): data may not steer the terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", lambda match: repr(match[0])[1:-1], text)
+
+
+def _facts(view: RecordView) -> list[tuple[str, str]]:
+    """What is said of the record besides its tokens, where it is known."""
+    facts = [
+        ("template", view.template),
+        ("gold", f"{view.gold} ({view.answer_type})" if view.gold else ""),
+        ("verifier", view.verdict),
+        *(("finding", finding) for finding in view.findings),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _by_placeholder(pieces: Sequence[Piece]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for piece in pieces:
+        if piece.placeholder:
+            counts[piece.placeholder] = counts.get(piece.placeholder, 0) + len(piece.token_ids)
+    return counts
+
+
+# The page.
+
+
+def to_html(view: RecordView) -> str:
+    """One file without references to others: images are embedded, scaled down to 900 pixels."""
+    sections = [
+        _section("Question", view.question),
+        _section("Thought", view.thought),
+        _section("Answer", view.answer),
+    ]
+    return _PAGE.substitute(
+        title=html.escape(f"{view.source}, record {view.record}"),
+        summary=html.escape(view.summary),
+        facts="".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in _facts(view)),
+        images="".join(_figure(number, image) for number, image in enumerate(view.images, 1)),
+        sections="".join(sections),
+        tokens="".join(map(_token, view.pieces)),
+    )
+
+
+def _section(title: str, text: str | None) -> str:
+    return f"<section><h2>{title}</h2><pre>{html.escape(text)}</pre></section>" if text else ""
+
+
+def _figure(number: int, image: str | bytes) -> str:
+    try:
+        source, size = data_url(image)
+    except Exception as error:  # a broken image is what the user came to see
+        return f"<figure><p>image {number}: {html.escape(str(error))}</p></figure>"
+    name = html.escape(image.rpartition("/")[2]) if isinstance(image, str) else "embedded in the data set"
+    caption = f"image {number}: {name}, {size[0]} x {size[1]} pixels"
+    return f'<figure><img src="{source}" alt="image {number}"><figcaption>{caption}</figcaption></figure>'
+
+
+def data_url(image: str | bytes, max_side: int = MAX_SIDE) -> tuple[str, tuple[int, int]]:
+    """An image as a data URL, scaled down to `max_side` pixels, and its true width and height.
+
+    `image`: a path, or the contents of a file. Raises what Pillow raises for broken ones.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # remarks about metadata
+        with Image.open(image if isinstance(image, str) else io.BytesIO(image)) as picture:
+            size = picture.size
+            shown = picture.convert("RGB")
+    shown.thumbnail((max_side, max_side))
+    encoded: dict[str, bytes] = {}
+    for file_format, settings in (("PNG", {"optimize": True}), ("JPEG", {"quality": 85})):
+        buffer = io.BytesIO()
+        shown.save(buffer, file_format, **settings)
+        encoded[file_format.lower()] = buffer.getvalue()
+    # Diagrams are smaller as PNG, photographs as JPEG.
+    kind = min(encoded, key=lambda name: len(encoded[name]))
+    return f"data:image/{kind};base64,{base64.b64encode(encoded[kind]).decode()}", size
+
+
+def _token(piece: Piece) -> str:
+    kind = "f" if piece.placeholder else "y" if piece.trained else "n"
+    if piece.placeholder:
+        text, ids = _folded(piece), f"{len(piece.token_ids)} x {piece.token_ids[0]}"
+    else:
+        text, ids = visible(piece.text), " ".join(map(str, piece.token_ids))
+    # A token that is only white space must be seen, and found with the mouse.
+    shown = html.escape(text).replace("\n", "<i>\u23ce</i>\n") or "<i>\u2205</i>"
+    return f'<span class="{kind}" title="id {ids}">{shown}</span>'
+
+
+_PAGE: Any = Template("""\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+:root { color-scheme: light dark; --ink: #1c2126; --soft: #68727c; --paper: #fff; --card: #f4f6f8; --line: #d9dee3;
+  --yes: #d5f0dd; --yes-ink: #114a26; --fold: #d8ecf5; --fold-ink: #124a63; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e8ec; --soft: #97a3ae; --paper: #14181c; --card: #1d2329;
+  --line: #323a42; --yes: #173d27; --yes-ink: #a9e6bf; --fold: #15394a; --fold-ink: #a6dcf3; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 56rem; padding: 1.2rem 1rem 4rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.35rem; margin: 0; overflow-wrap: anywhere; }
+h2 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
+.soft, figcaption, dt { color: var(--soft); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem .9rem; margin: .8rem 0; }
+dd { margin: 0; overflow-wrap: anywhere; }
+.images { display: flex; flex-wrap: wrap; gap: .8rem; }
+figure { margin: .4rem 0; max-width: 100%; }
+img { display: block; max-width: 100%; max-height: 26rem; background: #fff; border: 1px solid var(--line);
+  border-radius: 6px; }
+figcaption { font-size: .82rem; }
+pre, .tokens { margin: 0; padding: .8rem; background: var(--card); border: 1px solid var(--line); border-radius: 6px;
+  font: 14px/1.65 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
+.tokens span { border-radius: 3px; box-decoration-break: clone; -webkit-box-decoration-break: clone; }
+.y { background: var(--yes); color: var(--yes-ink); }
+.n { color: var(--soft); }
+.f { background: var(--fold); color: var(--fold-ink); padding: 0 .3em; }
+.tokens span:hover, .tokens .on { outline: 1.5px solid var(--ink); }
+.tokens i { font-style: normal; opacity: .4; }
+.legend { font-size: .85rem; margin: .3rem 0 .5rem; }
+.legend span { padding: 0 .3em; border-radius: 3px; }
+#bar { position: fixed; inset: auto 0 0 0; padding: .5rem 1rem; background: var(--card);
+  border-top: 1px solid var(--line); font: 14px ui-monospace, monospace; white-space: pre-wrap; }
+#bar:empty { display: none; }
+</style>
+</head>
+<body>
+<h1>$title</h1>
+<div class="soft">$summary</div>
+<dl>$facts</dl>
+<div class="images">$images</div>
+$sections
+<h2>Tokens</h2>
+<div class="legend"><span class="y">in the loss</span> <span class="n">not in the loss</span>
+<span class="f">placeholders</span> <span class="soft">point at a token, or tap it, for its id</span></div>
+<div class="tokens">$tokens</div>
+<div id="bar" aria-live="polite"></div>
+<script>
+const bar = document.getElementById("bar"), box = document.querySelector(".tokens");
+let last = null;
+box.addEventListener("click", event => {
+  const token = event.target.closest("span");
+  if (last) last.className = last.className.replace(" on", "");
+  last = token === last ? null : token;
+  if (last) last.className += " on";
+  bar.textContent = last ? last.title + "   " + JSON.stringify(last.textContent.replace(/\\u23ce/g, "")) : "";
+});
+</script>
+</body>
+</html>
+""")
