@@ -26,6 +26,7 @@ MESSAGES = [{"role": "user", "content": "<image>What is this?"}, {"role": "assis
 REFUSED = "refused"
 EXTREME_SIZES = [(1, 2000), (3000, 2), (1, 1), (27, 27), (28, 28), (448, 448), (512, 512), (512, 1024), (513, 1025)]
 EXTREME_SIZES += [(200, 1), (1, 199), (1400, 7), (30, 1500), (768, 768), (1344, 336), (896, 896), (1024, 1023)]
+EXTREME_SIZES += [(278, 3), (318, 1)]  # rows that could be taken for channels
 
 
 class TilesPlugin(BasePlugin):

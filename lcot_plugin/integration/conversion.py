@@ -144,7 +144,7 @@ class RecordConverter:
             "_system": sample.system or "",
             "_tools": "",
             "_images": [as_media(image) for image in sample.images],
-            "_videos": [str(video) for video in sample.videos],
+            "_videos": [as_video(video) for video in sample.videos],
             "_audios": [],
             "_gold": verifiable_answer(sample),
             "_answer_type": verifier_type(sample.answer_type),
@@ -175,6 +175,14 @@ EMPTY_ROW: dict[str, Any] = {
 def as_media(image: str | bytes) -> dict[str, Any]:
     """An image as `{"bytes", "path"}`."""
     return {"bytes": image, "path": None} if isinstance(image, bytes) else {"bytes": None, "path": image}
+
+
+def as_video(video: Any) -> str:
+    """A video's path. Raises RecordError for frames and for contents, which no column of paths can hold."""
+    if not isinstance(video, str):
+        kind = "a list of frames" if isinstance(video, list) else "contents"
+        raise RecordError(RecordFault.MALFORMED, f"a video is given as {kind}: write it to a file and give its path")
+    return video
 
 
 def agrees(answer: str, gold: str, answer_type: str) -> bool | None:

@@ -102,7 +102,13 @@ def read_recipe(
         raise
     except (ValueError, OSError) as error:  # LLaMA-Factory's for keys, transformers' for folders and hub names
         cause = " ".join(str(error.__cause__ or error).split())
-        advice = f" (model_name_or_path: {written.get('model_name_or_path')})" if isinstance(error, OSError) else ""
+        model = written.get("model_name_or_path")
+        missing = isinstance(error, OSError) and not Path(str(model)).is_dir()
+        advice = (
+            f" There is no folder {model} here (model_name_or_path), so it was looked for on the hub."
+            if missing
+            else ""
+        )
         raise ArgumentError(f"{config}: {cause}{advice}") from error
     return DataRecipe(
         model_args=model_args,

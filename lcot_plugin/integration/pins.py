@@ -449,6 +449,15 @@ PINS: tuple[Pin, ...] = (
         parameters="tokenizer model_args finetuning_args is_trainable add_valuehead",
     ),
     Pin("model", "load_tokenizer", "integration/grpo.py", "loads the processor with it", parameters="model_args"),
+    # integration/data_sets.py
+    Pin("hparams.parser", "_TRAIN_ARGS", "integration/data_sets.py", "tells the keys about data from the others by it"),
+    Pin(
+        "model",
+        "load_config",
+        "integration/data_sets.py",
+        "asks it which tokens stand for images",
+        parameters="model_args",
+    ),
     # integration/webui.py
     Pin("webui.runner", "TRAINING_STAGES", "integration/webui.py", "adds the stage to it"),
     Pin(

@@ -89,9 +89,10 @@ class CountingImageProcessor:
         return BatchFeature(count(Settings(self.real, settings), sizes))
 
     def _size(self, image: HeaderImage) -> Size:
-        if any(base.__name__ in ("TorchvisionBackend", "BaseImageProcessorFast") for base in type(self.real).__mro__):
+        backends = ("TorchvisionBackend", "PilBackend", "BaseImageProcessorFast")
+        if any(base.__name__ in backends for base in type(self.real).__mro__):
             return image.height, image.width
-        # NumPy image processors infer where the channels are, and take an image of 1 or 3 rows for channels first.
+        # Of 4.57, those in NumPy infer where the channels are, and take an image of 1 or 3 rows for channels first.
         array = torch.empty(image.height, image.width, 3, device="meta")
         # Of 4 rows too: Idefics3 and SmolVLM in transformers 4.57, where `split_images` has this name.
         channels = (1, 3, 4) if hasattr(self.real, "split_image") else (1, 3)

@@ -205,6 +205,29 @@ def test_a_schema_that_nothing_fits(load: Any) -> None:
         load("grpo", AUTO, [{"foo": 1, "bar": 2}])
 
 
+def test_a_video(load: Any, tmp_path: Path) -> None:
+    import av
+    import numpy as np
+
+    with av.open(str(tmp_path / "a.mp4"), "w") as file:
+        stream = file.add_stream("mpeg4", rate=4)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for level in range(0, 240, 30):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8), format="rgb24")
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    asked = {"role": "user", "content": "<video>What happens?"}
+    records = [
+        {"messages": [asked, RESPONSE], "videos": ["a.mp4"]},
+        {"messages": [asked, RESPONSE], "videos": [["frame0.png", "frame1.png"]]},
+        {"messages": [{"role": "user", "content": "1 + 1?"}, RESPONSE]},
+    ]
+    dataset, tokenizer, report = load("sft", AUTO, records)
+    assert [row["videos"] for row in dataset] == [[str(tmp_path / "a.mp4")], []]
+    assert dataset[0]["input_ids"].count(tokenizer.convert_tokens_to_ids("<|video_pad|>")) > 1
+    assert report["records"]["dropped"] == 1
+
+
 # --- responses --------------------------------------------------------------------------------------------------------
 
 THOUGHT = "I count the legs one by one, then I check the sum again. " * 3
