@@ -72,6 +72,31 @@ def resolve_image(value: Any, media_dir: Path | None) -> str | bytes:
     )
 
 
+def candidate_paths(value: Any, media_dir: Path | None) -> list[str]:
+    """The files of which `resolve_image` takes the first that exists; empty for an image that is no path."""
+    match value:
+        case Mapping():
+            return next((candidate_paths(value[key], media_dir) for key in WRAPPERS if value.get(key) is not None), [])
+        case list() | tuple() if len(value) == 1:
+            return candidate_paths(value[0], media_dir)
+        case os.PathLike():
+            value = os.fspath(value)
+    if not isinstance(value, str) or len(value) > MAX_PATH:
+        return []
+    path = unquote(urlsplit(value.strip()).path) if value.strip().startswith("file://") else value.strip()
+    root = os.path.abspath(media_dir or "")
+    found = os.path.normpath(os.path.join(root, path))
+    if media_dir is None or not os.path.isabs(path):
+        return [found]
+    return [found, *_ends_under(found, root)]
+
+
+def _ends_under(path: str, root: str) -> list[str]:
+    """`/mnt/x/a.png` as `<root>/mnt/x/a.png`, `<root>/x/a.png`, `<root>/a.png`."""
+    parts = PurePosixPath(path).parts
+    return [os.path.join(root, *parts[start:]) for start in range(1, len(parts))]
+
+
 def _resolve_text(text: str, media_dir: Path | None) -> str | bytes:
     if not text:
         raise RecordError(RecordFault.MISSING_IMAGE, "an empty path.")
@@ -121,9 +146,7 @@ def _resolve_path(path: str, media_dir: Path | None) -> str:
             "both, or move the image.",
         )
     if os.path.isabs(path):
-        parts = PurePosixPath(found).parts
-        for start in range(1, len(parts)):
-            candidate = os.path.join(root, *parts[start:])
+        for candidate in _ends_under(found, root):
             if os.path.isfile(candidate):
                 return candidate
         searched = f"neither it nor an end of it under media_dir {root} exists"

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -69,6 +70,31 @@ def file_stamp(path: str) -> list[int] | None:
     except (OSError, ValueError):  # ValueError: a null character
         return None
     return [status.st_size, status.st_mtime_ns]
+
+
+def media_paths(aligned: Any) -> Iterator[list[str]]:
+    """The files of an aligned data set's images, videos and audios, some thousand at a time."""
+    import pyarrow as pa
+
+    media = [name for name in ("_images", "_videos", "_audios") if name in aligned.column_names]
+    for batch in aligned.select_columns(media).with_format("arrow").iter(batch_size=10_000):
+        for name in media:
+            files = batch[name].combine_chunks()
+            while pa.types.is_list(files.type) or pa.types.is_large_list(files.type):  # a video may be a list of frames
+                files = files.flatten()
+            if pa.types.is_struct(files.type):
+                files = files.field("path")
+            if not pa.types.is_null(files.type):  # no record has one
+                yield [path for path in files.to_pylist() if isinstance(path, str)]
+
+
+def functions_digest(functions: Iterable[Callable[..., Any]]) -> str:
+    """Of the files that functions are written in: formats and readers that a user has registered."""
+    digest = hashlib.sha256()
+    for file in sorted({inspect.getfile(function) for function in functions}):
+        if Path(file).is_file():  # else from an interactive session
+            digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
 
 
 def media_digest(batches: Iterable[list[str]]) -> str:

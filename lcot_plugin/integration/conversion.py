@@ -9,7 +9,6 @@ stops, as the run's policy says. Every set has the same features, so any can be 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -18,12 +17,13 @@ from typing import Any
 
 from lcot_plugin.data.formats import get_format, recognise
 from lcot_plugin.data.gold import verifier_type
+from lcot_plugin.data.images import candidate_paths
 from lcot_plugin.data.policy import settle
 from lcot_plugin.data.samples import to_sample, verifiable_answer
 from lcot_plugin.data.targets import TARGETS, THINK_WORDS, boxed
-from lcot_plugin.data.traces import read_trace
+from lcot_plugin.data.traces import READERS, read_trace
 from lcot_plugin.errors import DataError, RecordError
-from lcot_plugin.integration.cache import digest_of, file_stamp
+from lcot_plugin.integration.cache import digest_of, file_stamp, functions_digest
 from lcot_plugin.types import Finding, Handling, Outcome, RawRecord, RecordFault, Sample, Turn
 
 FORMAT_PREFIX = "lcot_"
@@ -211,10 +211,9 @@ def findings_of(text: str) -> list[Finding]:
 
 
 def image_stamps(raw: RawRecord, media_dir: str | None) -> dict[str, Any]:
-    """Size and time of the files that a faulty record names: a cached fault holds as long as they are the same."""
-    images = [image.get("path") if isinstance(image, dict) else image for image in raw.images]
-    paths = [os.path.join(media_dir or "", image) for image in images if isinstance(image, str) and len(image) < 1024]
-    return {path: file_stamp(path) for path in paths}
+    """Size and time of the files that a faulty record's images may be: a cached fault holds while they are the same."""
+    folder = Path(media_dir) if media_dir else None
+    return {path: file_stamp(path) for image in raw.images for path in candidate_paths(image, folder)}
 
 
 def stamps_hold(text: str) -> bool:
@@ -284,7 +283,8 @@ class ArrowConverter:
 
 def convert(dataset: Any, converter: RecordConverter, num_proc: int | None, use_cache: bool) -> Any:
     """The aligned data set, one row per record, from the cache where it holds."""
-    fingerprint = digest_of(dataset._fingerprint, converter)
+    code = functions_digest([get_format(converter.format_name).build, *READERS.values()])
+    fingerprint = digest_of(dataset._fingerprint, converter, code)
 
     def mapped(load_from_cache_file: bool) -> Any:
         return dataset.with_format("arrow").map(

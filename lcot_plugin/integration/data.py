@@ -12,6 +12,7 @@ tokens, and cuts what is longer than cutoff_len. Can go when columns can be kept
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,7 +25,7 @@ from llamafactory.extras.logging import get_logger
 
 from lcot_plugin.errors import ArgumentError, DataError
 from lcot_plugin.integration import plain_formats
-from lcot_plugin.integration.conversion import convert, convert_stream, is_ours, make_converter
+from lcot_plugin.integration.conversion import aligned_features, convert, convert_stream, is_ours, make_converter
 from lcot_plugin.integration.json_files import json_paths, load_json
 from lcot_plugin.integration.settling import Policies, print_example, publish, say, settled, settled_stream
 from lcot_plugin.integration.template_check import differences
@@ -33,6 +34,7 @@ from lcot_plugin.integration.tokenising import (
     RECORD_COLUMNS,
     PackTokenised,
     RecordTokeniser,
+    check_columns,
     num_workers,
     tokenise,
     tokenise_stream,
@@ -101,7 +103,9 @@ def apply(module: ModuleType) -> None:
         run = DataRun(stage, Policies(data_args.bad_record_policy, data_args.overlong_policy))
         try:
             with loading(run):
-                return original_get(template, model_args, data_args, training_args, stage, tokenizer, processor)
+                loaded = original_get(template, model_args, data_args, training_args, stage, tokenizer, processor)
+            check_columns(loaded, stage, data_args.tokenized_path)
+            return loaded
         finally:
             publish(run.report, training_args)
 
@@ -141,7 +145,8 @@ def apply(module: ModuleType) -> None:
         if data_args.streaming:
             if is_ours(dataset_attr.formatting):
                 converter, note = make_converter(dataset, dataset_attr, data_args, run.stage)
-                return settled_stream(convert_stream(dataset, converter), run.policies, describe(dataset_attr))
+                stream = settled_stream(convert_stream(dataset, converter), run.policies, describe(dataset_attr))
+                return stream.cast(aligned_features())  # so that any can be joined with any
             return plain_formats.align_stream(original_align, dataset, dataset_attr, data_args, training_args)
         source = dataset_attr.lcot_name
         entry = run.report.add_set(source, dataset_attr.dataset_name, len(dataset))
@@ -155,10 +160,14 @@ def apply(module: ModuleType) -> None:
         aligned = convert(dataset, converter, workers, may_use_cache(data_args, training_args))
         return settled(aligned, run.policies, run.report)
 
-    def merge_dataset(all_datasets: list[Any], *args: Any, **kwargs: Any) -> Any:
-        if current_run() is not None and len(all_datasets) > 1:
-            all_datasets = plain_formats.alike(all_datasets)
-        return original_merge(all_datasets, *args, **kwargs)
+    def merge_dataset(all_datasets: list[Any], data_args: Any, seed: int) -> Any:
+        run = current_run()
+        if run is None or len(all_datasets) == 1:
+            return original_merge(all_datasets, data_args, seed)
+        merged = original_merge(plain_formats.alike(all_datasets), data_args, seed)
+        if data_args.mix_strategy != "concat" and not data_args.streaming:
+            count_mixed(all_datasets, merged, run.report)
+        return merged
 
     def _get_preprocessed_dataset(
         dataset: Any,
@@ -203,6 +212,21 @@ def apply(module: ModuleType) -> None:
     module.align_dataset = align_dataset
     module.merge_dataset = merge_dataset
     module._get_preprocessed_dataset = _get_preprocessed_dataset
+
+
+def count_mixed(datasets: list[Any], merged: Any, report: DataReport) -> None:
+    """Counts the records that interleaving repeated or left out."""
+    num_mixed_in = records_per_source(merged)
+    for dataset in datasets:
+        num_mixed_in.subtract(records_per_source(dataset))
+    for source, num_records in num_mixed_in.items():
+        report.add_mixed(source, num_records)
+
+
+def records_per_source(dataset: Any) -> Counter[str]:
+    """Records of an aligned data set by the set that they are from."""
+    batches = dataset.select_columns("_source").iter(batch_size=10_000)
+    return Counter(source for batch in batches for source in batch["_source"])
 
 
 def describe(dataset_attr: Any) -> str:

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from lcot_plugin.data.duplicates import Fingerprint, Problem, find_duplicates, fingerprint, normalise_question
 from lcot_plugin.data.duplicates import picture_groups as groups_of
 from lcot_plugin.errors import RecordError
-from lcot_plugin.integration.cache import digest_of, media_digest
+from lcot_plugin.integration.cache import digest_of, media_digest, media_paths
 from lcot_plugin.integration.data_command import measure, print_error
 from lcot_plugin.integration.data_sets import (
     DataRecipe,
@@ -33,7 +33,7 @@ from lcot_plugin.integration.data_sets import (
     tokenise_set,
 )
 from lcot_plugin.integration.template_check import differences
-from lcot_plugin.integration.tokenising import image_paths, num_workers
+from lcot_plugin.integration.tokenising import num_workers
 from lcot_plugin.rewards import Verifier, gold_is_usable
 from lcot_plugin.types import Handling, Outcome, RecordFault, ScoringRequest, Verdict
 
@@ -259,7 +259,7 @@ def decode_images(recipe: DataRecipe, loaded: LoadedSet) -> Any:
         remove_columns=["_record", "_images"],
         features=Features({name: Value(kind) for name, kind in types.items()}),
         num_proc=num_workers(written, len(loaded.aligned) * DECODING_COST),
-        new_fingerprint=digest_of(loaded.aligned._fingerprint, "pictures", media_digest(image_paths(loaded.aligned))),
+        new_fingerprint=digest_of(loaded.aligned._fingerprint, "pictures", media_digest(media_paths(loaded.aligned))),
         desc=f"Decoding images of {loaded.source}",
     )
 

@@ -18,7 +18,6 @@ from lcot_plugin.evaluate.evaluator import Evaluator, scoring_request
 from lcot_plugin.integration.grpo_trainer import GrpoTrainer
 from lcot_plugin.integration.media import PromptEncoder, batch_media
 from lcot_plugin.integration.refusals import RunArguments, check_settings
-from lcot_plugin.integration.tokenising import check_prompt_columns
 from lcot_plugin.policy.trainer import GrpoParts
 from lcot_plugin.report.completions import COMPLETIONS_FILE, CompletionsLog, completion_line
 from lcot_plugin.rewards import Scorer
@@ -49,7 +48,6 @@ def run_grpo(
         check_template(tokenizer, model_args, data_args)
         template = get_template_and_fix_tokenizer(tokenizer, data_args)
         dataset_module = get_dataset(template, model_args, data_args, training_args, stage="grpo", **tokenizer_module)
-        check_prompt_columns(dataset_module, data_args.tokenized_path)
         model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
         ref_model = None
         if training_args.do_train and finetuning_args.grpo_beta:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lcot_plugin.data.files import iterate_records
-from lcot_plugin.integration.cache import file_stamp
+from lcot_plugin.integration.cache import code_digest, file_stamp
 from lcot_plugin.integration.conversion import JSON_COLUMN
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
@@ -34,12 +34,16 @@ def load_json(paths: list[str], cache_dir: str | None) -> Any:
         record_texts,
         features=Features({JSON_COLUMN: Value("string")}),
         cache_dir=cache_dir,
-        gen_kwargs={"paths": [str(path) for path in paths], "stamps": [file_stamp(str(path)) for path in paths]},
+        gen_kwargs={
+            "paths": [str(path) for path in paths],
+            "stamps": [file_stamp(str(path)) for path in paths],
+            "code": code_digest(),
+        },
     )
 
 
-def record_texts(paths: list[str], stamps: list[Any]) -> Iterator[dict[str, str]]:
-    """One row per record. `stamps` only make the cache's key."""
+def record_texts(paths: list[str], stamps: list[Any], code: str) -> Iterator[dict[str, str]]:
+    """One row per record. `stamps` and `code` only make the cache's key."""
     for path in paths:
         for record in iterate_records(Path(path)):
             yield {JSON_COLUMN: json.dumps(record, ensure_ascii=False)}

@@ -5,12 +5,14 @@ In stage grpo the gold answer and its type travel along too: LLaMA-Factory drops
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import os
 from typing import Any
 
 from lcot_plugin.data.gold import gold_text
 from lcot_plugin.errors import DataError
-from lcot_plugin.integration.cache import digest_of
+from lcot_plugin.integration.cache import digest_of, media_paths
 from lcot_plugin.integration.conversion import aligned_features, as_media, record_features
 from lcot_plugin.rewards import extract_answer
 
@@ -26,7 +28,7 @@ def align(original: Any, dataset: Any, dataset_attr: Any, data_args: Any, traini
         return _align_with_gold(original, dataset, dataset_attr, data_args, training_args)
     import pyarrow as pa
 
-    aligned = original(dataset, dataset_attr, data_args, training_args)
+    aligned = _aligned(original, dataset, dataset_attr, data_args, training_args)
     num_records = len(aligned)
     columns = {
         "_source": pa.repeat(dataset_attr.lcot_name, num_records),
@@ -36,6 +38,21 @@ def align(original: Any, dataset: Any, dataset_attr: Any, data_args: Any, traini
     }
     for name, column in columns.items():
         aligned = aligned.add_column(name, column)
+    return aligned
+
+
+def _aligned(original: Any, dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any) -> Any:
+    """What LLaMA-Factory aligns; anew where a file has turned up that was missing when its cached result was made.
+
+    It joins media_dir with the paths of the files that exist, and leaves the others as they are.
+    """
+    aligned = original(dataset, dataset_attr, data_args, training_args)
+    folder = os.path.join(data_args.media_dir, "")
+    left = (path for paths in media_paths(aligned) for path in paths if not path.startswith(folder))
+    if any(not os.path.isfile(path) and os.path.isfile(folder + path) for path in left):
+        anew = copy.copy(data_args)
+        anew.overwrite_cache = True
+        aligned = original(dataset, dataset_attr, anew, training_args)
     return aligned
 
 
@@ -74,12 +91,26 @@ def _without_decoding(feature: Any) -> Any:
 
 def align_stream(original: Any, dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any) -> Any:
     """The same for a stream, in SFT: GRPO refuses streams."""
+    from datasets import Features
+
+    for name, feature in (dataset.features or {}).items():
+        if _without_decoding(feature) != feature:
+            dataset = dataset.cast_column(name, _without_decoding(feature))
 
     def with_name(example: dict[str, Any], index: int) -> dict[str, Any]:
         name, file = dataset_attr.lcot_name, dataset_attr.dataset_name
-        return {"_source": name, "_file": file, "_record": index, "_findings": ""}
+        media = _media_alike({column: [example[column]] for column in ("_images", "_videos", "_audios")})
+        return {
+            **{column: values[0] for column, values in media.items()},
+            "_source": name,
+            "_file": file,
+            "_record": index,
+            "_findings": "",
+        }
 
-    return original(dataset, dataset_attr, data_args, training_args).map(with_name, with_indices=True)
+    stream = original(dataset, dataset_attr, data_args, training_args).map(with_name, with_indices=True)
+    known = aligned_features()
+    return stream.cast(Features({name: known[name] for name in next(iter(stream))}))
 
 
 def _align_with_gold(original: Any, dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any) -> Any:
@@ -124,7 +155,7 @@ def _align_with_gold(original: Any, dataset: Any, dataset_attr: Any, data_args: 
             desc="Closing user turns",
             **options,
         )
-    aligned = original(dataset, dataset_attr, data_args, training_args)
+    aligned = _aligned(original, dataset, dataset_attr, data_args, training_args)
     if dataset_attr.gold is None:
         extras = concatenate_datasets([extras, aligned.select_columns("_response")], axis=1).map(
             _gold_of_response,

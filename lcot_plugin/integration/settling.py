@@ -30,6 +30,10 @@ TRACE_FAULTS = (
 """Faults of a response, which have a policy of their own."""
 
 ADVICE = {
+    RecordFault.NO_RESPONSE: (
+        'Where short last turns are the responses, and not gold answers, write "formatting": "lcot_conversations" or '
+        '"lcot_messages" in dataset_info.json.'
+    ),
     RecordFault.OVERLONG: "Raise cutoff_len, or lower image_max_pixels, to keep them.",
     RecordFault.MISSING_IMAGE: "Check that media_dir is the folder that the paths start from.",
     RecordFault.OUTSIDE_MEDIA_DIR: "Set media_dir to a folder that holds all pictures.",

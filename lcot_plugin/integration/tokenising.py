@@ -11,9 +11,9 @@ takes them out.
 from __future__ import annotations
 
 import copy
+import json
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -22,7 +22,7 @@ from llamafactory.data.processor import PackedSupervisedDatasetProcessor, Superv
 from PIL import Image
 
 from lcot_plugin.errors import ArgumentError, DataError, RecordError
-from lcot_plugin.integration.cache import digest_of, media_digest, tokenizer_digest
+from lcot_plugin.integration.cache import digest_of, media_digest, media_paths, tokenizer_digest
 from lcot_plugin.integration.conversion import findings_text
 from lcot_plugin.integration.pictures import MEDIA_ERRORS
 from lcot_plugin.integration.token_counting import without_pixels
@@ -148,7 +148,9 @@ class RecordTokeniser:
         """
         media = [example[f"_{name}"] or [] for name in ("images", "videos", "audios")]
         prompt = example["_prompt"]
-        check_placeholders([*prompt, *(response or [])], media[0])
+        check_texts([*prompt, *(response or [])])
+        if self.template.mm_plugin.image_token is not None:  # else `<image>` is a word like any other
+            check_placeholders([*prompt, *(response or [])], media[0])
         processor = self.processor
         if media[0]:
             headers = [header_of(image) for image in media[0]]
@@ -160,7 +162,14 @@ class RecordTokeniser:
                 return self._sft._encode_data_example(prompt, response, example["_system"], example["_tools"], *media)
             return self._encode_prompt(prompt, example, media, processor), []
         except MEDIA_ERRORS as error:
+            if not any(media):
+                raise RecordError(RecordFault.MALFORMED, f"{error}") from error
             raise RecordError(RecordFault.BROKEN_IMAGE, f"{error} ({describe_media(example['_images'])})") from error
+        except RuntimeError as error:
+            # LLaMA-Factory's formatters raise it for tools and tool calls that are not JSON.
+            if not isinstance(error.__context__, json.JSONDecodeError):
+                raise
+            raise RecordError(RecordFault.MALFORMED, f"{error}") from error
 
     def _encode_prompt(self, prompt: Any, example: dict[str, Any], media: list[Any], processor: Any) -> list[int]:
         messages = [*prompt, {"role": Role.ASSISTANT.value, "content": ""}]
@@ -199,7 +208,11 @@ class RecordTokeniser:
             key: getattr(self.data_args, key)
             for key in ("cutoff_len", "train_on_prompt", "mask_history", "overlong_policy")
         }
-        template = {key: repr(value) for key, value in vars(self.template).items()}
+        # Some of LLaMA-Factory's templates, `qwen3_vl` and `qwen3_vl_nothink`, differ in their class only.
+        template = {
+            "class": type(self.template).__qualname__,
+            **{key: repr(value) for key, value in vars(self.template).items()},
+        }
         return digest_of(
             aligned._fingerprint,
             self.stage,
@@ -207,7 +220,7 @@ class RecordTokeniser:
             template,
             tokenizer_digest(self.tokenizer),
             processor_settings(self.processor),
-            media_digest(image_paths(aligned)),
+            media_digest(media_paths(aligned)),
         )
 
 
@@ -231,6 +244,16 @@ class PackTokenised(PackedSupervisedDatasetProcessor):
         self, prompt: Any, response: Any, system: Any, tools: Any, *media: Any, **more: Any
     ) -> Any:
         return system, tools
+
+
+def check_texts(turns: list[dict[str, str]]) -> None:
+    """Raises RecordError for a turn without a text, which LLaMA-Factory's converters pass on."""
+    for turn in turns:
+        if not isinstance(turn["content"], str):
+            raise RecordError(
+                RecordFault.MALFORMED,
+                f"the content of a turn ({turn['role']}) is {turn['content']!r}: write a text",
+            )
 
 
 def check_placeholders(turns: list[dict[str, str]], images: list[Any]) -> None:
@@ -274,20 +297,6 @@ def processor_settings(processor: Any) -> dict[str, Any]:
         if part is not None:
             settings[name] = repr(sorted(part.to_dict().items()))
     return settings
-
-
-def image_paths(aligned: Any) -> Iterator[list[str]]:
-    """The image files of an aligned data set, some thousand at a time."""
-    import pyarrow as pa
-
-    for batch in aligned.select_columns("_images").with_format("arrow").iter(batch_size=10_000):
-        images = batch["_images"].combine_chunks()
-        if pa.types.is_null(images.type):
-            continue  # no record has one
-        images = images.flatten()
-        if pa.types.is_struct(images.type):
-            images = images.field("path")
-        yield [path for path in images.to_pylist() if isinstance(path, str)]
 
 
 def num_workers(written: int | None, num_records: int) -> int | None:
@@ -343,14 +352,17 @@ def tokenise_stream(dataset: Any, tokeniser: RecordTokeniser) -> Any:
     return stream
 
 
-def check_prompt_columns(dataset_module: dict[str, Any], tokenized_path: str | None) -> None:
+def check_columns(dataset_module: dict[str, Any], stage: str, tokenized_path: str | None) -> None:
     """Raises DataError for data sets that `tokenized_path` holds from another stage."""
-    expected = {field.name for field in fields(PromptRecord)}
+    if tokenized_path is None:
+        return
+    expected = {field.name for field in fields(PromptRecord)} if stage == "grpo" else {"input_ids", "labels"}
     for split in dataset_module.values():
         for dataset in split.values() if isinstance(split, dict) else [split]:
-            if missing := expected.difference(dataset.column_names):
+            columns = dataset.column_names or list(expected)  # a stream may not know its columns
+            if missing := expected.difference(columns):
                 raise DataError(
-                    f"tokenized_path: {tokenized_path} was tokenised for another stage: stage grpo needs the columns "
-                    f"{', '.join(sorted(missing))}, which it lacks (it has {', '.join(dataset.column_names)}). Write "
-                    "another `tokenized_path`, one that does not exist yet is filled, or leave it out."
+                    f"tokenized_path: {tokenized_path} was tokenised for another stage: stage {stage} needs the "
+                    f"columns {', '.join(sorted(missing))}, which it lacks (it has {', '.join(columns)}). Write another "
+                    "`tokenized_path`, one that does not exist yet is filled, or leave it out."
                 )

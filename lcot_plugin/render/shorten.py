@@ -25,13 +25,14 @@ def shorten_thought(
     tokens merge differently at a cut.
     """
     opening, closing = (word.strip() for word in thought_words)
-    end = response.rfind(closing)
-    if end < 0:
-        return None
+    # The first one: a conclusion may speak of the word, and nothing of it may be cut.
+    end = response.find(closing)
     start = response.find(opening)
     # Where the prompt opens the thought, the response begins inside it.
     start = 0 if start < 0 or start > end else start + len(opening)
     thought = response[start:end].strip()
+    if end < 0 or not thought:
+        return None
     before, _, after = response[start:end].partition(thought)
     ids = encode(thought)
     num_kept = len(ids) - surplus

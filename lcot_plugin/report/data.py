@@ -26,6 +26,8 @@ class SetReport:
     file: str = ""
     num_records: int = 0
     num_dropped: int = 0
+    num_mixed_in: int = 0
+    """Repetitions that `mix_strategy: interleave_...` added; negative where it left records out."""
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(fault, handling) -> number of records."""
     examples: dict[tuple[str, str], list[tuple[int, str]]] = field(default_factory=dict)
@@ -35,7 +37,7 @@ class SetReport:
 
     @property
     def num_kept(self) -> int:
-        return self.num_records - self.num_dropped
+        return self.num_records + self.num_mixed_in - self.num_dropped
 
 
 class DataReport:
@@ -49,6 +51,10 @@ class DataReport:
         entry = self.sets.setdefault(source, SetReport(file))
         entry.num_records += num_records
         return entry
+
+    def add_mixed(self, source: str, num_records: int) -> None:
+        """Counts what joining several sets by `mix_strategy` added to `source`, or took from it (below 0)."""
+        self.sets.setdefault(source, SetReport()).num_mixed_in += num_records
 
     def add(self, source: str, record: int, findings: list[Finding]) -> None:
         """Counts the findings of one record; it is dropped at most once."""
@@ -81,6 +87,8 @@ class DataReport:
         rows = [("data set", "records", "kept", "what", "count", "first")]
         for source, entry in sorted(self.sets.items()):
             rows.append((source, f"{entry.num_records:,}", f"{entry.num_kept:,}", "", "", ""))
+            if entry.num_mixed_in:
+                rows.append(("", "", "", "repeated or left out by mix_strategy", f"{entry.num_mixed_in:+,}", ""))
             for (fault, handling), count in sorted(entry.counts.items(), key=lambda item: -item[1]):
                 record, detail = entry.examples[fault, handling][0]
                 rows.append(("", "", "", f"{fault}: {handling}", f"{count:,}", f"record {record}: {_short(detail)}"))
@@ -102,6 +110,7 @@ class DataReport:
                 "records": entry.num_records,
                 "kept": entry.num_kept,
                 "dropped": entry.num_dropped,
+                "mixed_in": entry.num_mixed_in,
                 "notes": entry.notes,
                 "findings": [
                     {

@@ -280,13 +280,16 @@ def test_data_tokenised_for_another_stage(recipe: dict[str, Any], problems: Path
     )
 
 
-def test_data_tokenised_for_this_stage(recipe: dict[str, Any], problems: Path) -> None:
-    from lcot_plugin.integration.tokenising import check_prompt_columns
+def test_prompts_are_no_data_for_sft(recipe: dict[str, Any], problems: Path) -> None:
+    changes = {"tokenized_path": str(problems / "tokenised")}
+    tokenise({**recipe, **changes})
+    expect(DataError, {**recipe, **changes, "stage": "sft"}, "tokenised for another stage", "labels")
 
+
+def test_data_tokenised_for_this_stage(recipe: dict[str, Any], problems: Path) -> None:
     recipe["tokenized_path"] = str(problems / "tokenised")
     written, _ = tokenise(recipe)
-    read, arguments = tokenise(recipe)
-    check_prompt_columns(read, arguments.tokenized_path)
+    read, _ = tokenise(recipe)
     assert read["train_dataset"]["gold"][:] == written["train_dataset"]["gold"][:]
 
 

@@ -70,6 +70,12 @@ def load(twin: Any, tmp_path: Path) -> Any:
 
 
 AUTO = {"records": {"file_name": "records.json", "formatting": "lcot_auto"}}
+SHAREGPT = {
+    "file_name": "records.json",
+    "formatting": "sharegpt",
+    "columns": {"messages": "messages", "images": "images"},
+    "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
+}
 
 
 def findings(report: dict[str, Any], name: str = "records") -> dict[str, str]:
@@ -226,6 +232,29 @@ def test_a_video(load: Any, tmp_path: Path) -> None:
     assert [row["videos"] for row in dataset] == [[str(tmp_path / "a.mp4")], []]
     assert dataset[0]["input_ids"].count(tokenizer.convert_tokens_to_ids("<|video_pad|>")) > 1
     assert report["records"]["dropped"] == 1
+
+
+def test_a_turn_without_text_and_tools_that_are_not_json(load: Any) -> None:
+    """In LLaMA-Factory's own formats, which pass both on."""
+    records = [
+        {"messages": [{"role": "user", "content": "One?"}, {"role": "assistant", "content": None}], "tools": ""},
+        {"messages": [{"role": "user", "content": "Two?"}, {"role": "assistant", "content": "2"}], "tools": "[{"},
+        {"messages": [{"role": "user", "content": "Three?"}, {"role": "assistant", "content": "3"}], "tools": ""},
+    ]
+    info = {"records": {**SHAREGPT, "columns": {"messages": "messages", "tools": "tools"}}}
+    dataset, _, report = load("sft", info, records)
+    assert len(dataset) == 1 and report["records"]["dropped"] == 2
+    faults = report["records"]["findings"]
+    assert [(item["fault"], item["count"]) for item in faults] == [("malformed record", 2)]
+    assert "content of a turn (assistant) is None" in faults[0]["examples"][0]["detail"]
+    assert "Invalid JSON" in faults[0]["examples"][1]["detail"]
+
+
+def test_a_placeholder_is_a_word_for_a_text_model(load: Any) -> None:
+    turns = [{"role": "user", "content": "What is <image> in HTML?"}, {"role": "assistant", "content": "Obsolete."}]
+    info = {"records": {**SHAREGPT, "columns": {"messages": "messages"}}}
+    dataset, tokenizer, _ = load("sft", info, [{"messages": turns}], template="qwen")
+    assert "What is <image> in HTML?" in tokenizer.decode(dataset[0]["input_ids"])
 
 
 # --- responses --------------------------------------------------------------------------------------------------------
@@ -396,6 +425,78 @@ def test_a_second_run_finds_everything_made(load: Any, tmp_path: Path, monkeypat
     assert set(made) == {"RecordTokeniser"}
 
 
+@pytest.mark.parametrize(
+    ("info", "name"),
+    [
+        (AUTO, "late.png"),
+        (AUTO, "/mnt/other/machine/late.png"),
+        (AUTO, "file:///mnt/other/late.png"),
+        ({"records": SHAREGPT}, "late.png"),
+    ],
+)
+def test_a_picture_that_turns_up_is_noticed(load: Any, tmp_path: Path, info: dict[str, Any], name: str) -> None:
+    picture(tmp_path / "a.png")
+    records = [{"messages": [QUESTION, RESPONSE], "images": [path]} for path in ("a.png", name)]
+    for present in (False, True, False):
+        if present:
+            picture(tmp_path / "late.png")
+        else:
+            (tmp_path / "late.png").unlink(missing_ok=True)
+        assert len(load("sft", info, records)[0]) == 1 + present
+        records = None  # the file stays as it is
+
+
+def test_templates_that_differ_in_their_class_only(load: Any, twin: Any) -> None:
+    """`qwen3_vl` writes an empty thought where there is none, `qwen3_vl_nothink` does not."""
+    records = [{"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]}]
+    info = {"records": {**SHAREGPT, "columns": {"messages": "messages"}}}
+    texts = []
+    for template in ("qwen3_vl", "qwen3_vl_nothink"):
+        dataset, tokenizer, _ = load("sft", info, records, template=template, model_name_or_path=str(twin("qwen3_vl")))
+        texts.append(tokenizer.decode(dataset[0]["input_ids"]))
+        records = None
+    assert ["<think>" in text for text in texts] == [True, False]
+
+
+def test_a_format_of_the_users_own_is_part_of_the_cache_key(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lcot_plugin.data.formats import Format, register_format, unregister_format
+
+    records = [{"q": "1 + 1?", "a": "2"}]
+    for word in ("one", "two"):
+        (tmp_path / "own_format.py").write_text(
+            "from lcot_plugin.types import RawRecord, Turn\n"
+            "def build(fields):\n"
+            f"    return RawRecord([Turn('user', '{word} ' + fields.get('prompt'))], gold=fields.get('gold'))\n"
+        )
+        own: dict[str, Any] = {}
+        exec(compile((tmp_path / "own_format.py").read_text(), str(tmp_path / "own_format.py"), "exec"), own)
+        register_format(Format("own", "q and a", {"prompt": ("q",), "gold": ("a",)}, own["build"]))
+        try:
+            info = {"records": {"file_name": "records.json", "formatting": "lcot_own"}}
+            dataset, _, _ = load("grpo", info, records)
+        finally:
+            unregister_format("own")
+        records = None
+        assert dataset[0]["question"] == f"{word} 1 + 1?"
+
+
+@pytest.mark.parametrize("strategy", ["interleave_under", "interleave_over"])
+def test_the_counts_add_up_where_sets_are_mixed(load: Any, tmp_path: Path, strategy: str) -> None:
+    info = {}
+    for name, num in (("few", 3), ("many", 12)):
+        questions = [f"{n}? " * (300 if n == 2 else 1) for n in range(num)]
+        records = [{"messages": [{"role": "user", "content": question}, RESPONSE]} for question in questions]
+        (tmp_path / f"{name}.json").write_text(json.dumps(records))
+        info[name] = {"file_name": f"{name}.json", "formatting": "lcot_auto"}
+    dataset, _, report = load(
+        "sft", info, datasets="few,many", cutoff_len=200, mix_strategy=strategy, interleave_probs="0.5,0.5"
+    )
+    assert len(dataset) == sum(entry["kept"] for entry in report.values())
+    assert any(entry["mixed_in"] for entry in report.values())
+
+
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_several_processes_make_the_same(load: Any, tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
@@ -417,3 +518,29 @@ def test_streams_lose_nothing_silently_either(load: Any, tmp_path: Path) -> None
     assert "\\boxed{2}" in tokenizer.decode(rows[0]["input_ids"])
     with pytest.raises(ArgumentError, match="dataloader_num_workers: 1"):
         load("sft", AUTO, records, streaming=True, max_steps=1, dataloader_num_workers=0)
+
+
+def test_streams_of_any_kind_can_be_joined(load: Any, tmp_path: Path) -> None:
+    """Paths in LLaMA-Factory's format, pictures in a parquet file, paths in ours; none is decoded and encoded anew."""
+    from datasets import Dataset, Features, Image, Sequence, Value
+
+    picture(tmp_path / "a.png")
+    records = [{"messages": [QUESTION, RESPONSE], "images": ["a.png"]} for _ in range(2)]
+    contents = (tmp_path / "a.png").read_bytes()
+    Dataset.from_dict(
+        {"q": ["<image>How many?"], "a": [RESPONSE["content"]], "images": [[{"bytes": contents, "path": None}]]},
+        features=Features({"q": Value("string"), "a": Value("string"), "images": Sequence(Image())}),
+    ).to_parquet(str(tmp_path / "pictures.parquet"))
+    columns = {"prompt": "q", "response": "a", "images": "images"}
+    info = {
+        "records": SHAREGPT,
+        "ours": {"file_name": "records.json", "formatting": "lcot_auto"},
+        "pictures": {"file_name": "pictures.parquet", "columns": columns},
+    }
+    stream, _, _ = load(
+        "sft", info, records, datasets="records,ours,pictures", streaming=True, max_steps=1, dataloader_num_workers=1
+    )
+    images = [row["images"][0] for row in stream]
+    assert len(images) == 5
+    assert sum(image["bytes"] == contents for image in images) == 1
+    assert sum(image["path"] == str(tmp_path / "a.png") for image in images) == 4

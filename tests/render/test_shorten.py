@@ -41,6 +41,13 @@ def test_what_cannot_be_shortened_is_told() -> None:
     assert shorten(RESPONSE, len(THOUGHT) - MIN_THOUGHT_TOKENS + 3) is None
     assert shorten("The area is \\boxed{5}.", 1) is None
     assert shorten("<think>\nnever closes " * 30, 1) is None
+    assert shorten("<think>\n\n</think>\n\nAn empty thought, a long answer.", 1) is None
+
+
+def test_a_conclusion_that_speaks_of_thoughts_stays() -> None:
+    ending = "\n</think>\n\n`</think>` ends it: \\boxed{5}."
+    shorter = shorten(f"<think>\n{THOUGHT}{ending}", 20)
+    assert shorter is not None and shorter.endswith(ending)
 
 
 def test_a_response_that_begins_inside_its_thought() -> None:
@@ -61,4 +68,4 @@ def test_nothing_else_is_touched(thought: str, conclusion: str, surplus: int) ->
     shorter = shorten(response, surplus)
     if shorter is not None:
         assert len(shorter) <= len(response) - surplus
-        assert shorter.endswith(f"</think>\n\n{conclusion}") or "</think>" in conclusion
+        assert shorter.endswith(f"</think>\n\n{conclusion}")

@@ -48,6 +48,7 @@ def test_it_is_written_whole(tmp_path: Path) -> None:
         "records": 1_000_000,
         "kept": 1_000_000,
         "dropped": 0,
+        "mixed_in": 0,
         "notes": [],
         "findings": [],
     }
@@ -59,3 +60,12 @@ def test_a_clean_run_has_no_findings() -> None:
     report.add("x", 0, [])
     assert report.num_findings == 0
     assert report.sets["x"].num_kept == 3
+
+
+def test_mixing_is_part_of_the_sum() -> None:
+    report = DataReport()
+    report.add_set("x", "x.json", 10)
+    report.add_mixed("x", -4)
+    report.add("x", 1, [Finding(RecordFault.OVERLONG, Handling.DROPPED, "long")])
+    assert report.sets["x"].num_kept == 5
+    assert "mix_strategy" in report.table() and "-4" in report.table()
