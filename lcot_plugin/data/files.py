@@ -12,7 +12,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,10 +33,13 @@ _NEAR_END = 16
 """Characters: a literal, number or escape that the buffer's end cuts is reported that far before it at most."""
 
 
-def iterate_records(path: Path) -> Iterator[dict[str, Any]]:
+def iterate_records(
+    path: Path, broken_line: Callable[[DataError], dict[str, Any]] | None = None
+) -> Iterator[dict[str, Any]]:
     """The records of a JSON file, one at a time; a file is never held whole.
 
-    NaN and Infinity are read as Python's json does. Blank lines are skipped.
+    NaN and Infinity are read as Python's json does. Blank lines are skipped. `broken_line`: gives a record in the place
+    of a line of a .jsonl file that is none; where an array is broken, what follows cannot be told.
 
     Raises:
         DataError: for what is not JSON, not UTF-8, cut off, or not an object; names file and line.
@@ -44,7 +47,9 @@ def iterate_records(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with _open(path) as file:
             lines = ".jsonl" in path.suffixes or ".ndjson" in path.suffixes
-            yield from _lines(path, file) if lines and not _is_array(file) else _Stream(path, file).records()
+            yield from (
+                _lines(path, file, broken_line) if lines and not _is_array(file) else _Stream(path, file).records()
+            )
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file ({error}): download it again.") from error
 
@@ -61,19 +66,30 @@ def _is_array(file: _Peekable) -> bool:
     return file.peek(64)[:64].lstrip()[:1] == b"["
 
 
-def _lines(path: Path, file: _Peekable) -> Iterator[dict[str, Any]]:
+def _lines(
+    path: Path, file: _Peekable, broken_line: Callable[[DataError], dict[str, Any]] | None
+) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(file, start=1):
         if line.isspace():
             continue
         try:
-            record = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            _not_utf8(path, number, error)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error}). It begins {_shown(line)}.") from error
-        if type(record) is not dict:
-            _not_an_object(path, number, record)
-        yield record
+            yield _record(path, number, line)
+        except DataError as error:
+            if broken_line is None:
+                raise
+            yield broken_line(error)
+
+
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        _not_utf8(path, number, error)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}, line {number}: not JSON ({error}). It begins {_shown(line)}.") from error
+    if type(record) is not dict:
+        _not_an_object(path, number, record)
+    return record
 
 
 class _Stream:

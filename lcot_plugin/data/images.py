@@ -142,8 +142,7 @@ def _resolve_path(path: str, media_dir: Path | None) -> str:
     if not inside and (exists or not os.path.isabs(path)):
         raise RecordError(
             RecordFault.OUTSIDE_MEDIA_DIR,
-            f"{path} is outside media_dir {root}: set media_dir to {os.path.commonpath([root, found])}, which holds "
-            "both, or move the image.",
+            f"{path} leads out of media_dir {root}: move the image there, or set media_dir to the images' folder.",
         )
     if os.path.isabs(path):
         for candidate in _ends_under(found, root):

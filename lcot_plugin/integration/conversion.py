@@ -9,7 +9,7 @@ stops, as the run's policy says. Every set has the same features, so any can be 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +29,8 @@ from lcot_plugin.types import Finding, Handling, Outcome, RawRecord, RecordFault
 FORMAT_PREFIX = "lcot_"
 JSON_COLUMN = "_json"
 """A record of a JSON file as text: whatever types its fields have from record to record, the column has one."""
+BROKEN_LINE = "_broken_line"
+"""The only key of a record that stands for a line that is not JSON; its value says why."""
 NUM_RECORDS_TO_RECOGNISE = 32
 IMAGE_FAULTS = (RecordFault.MISSING_IMAGE, RecordFault.BROKEN_IMAGE, RecordFault.OUTSIDE_MEDIA_DIR)
 
@@ -115,21 +117,23 @@ class RecordConverter:
         }
 
     def _read(self, record: dict[str, Any]) -> RawRecord:
-        if JSON_COLUMN in record:
-            record = json.loads(record[JSON_COLUMN])
+        record = plain(record)
+        if BROKEN_LINE in record:
+            raise RecordError(RecordFault.MALFORMED, record[BROKEN_LINE])
         return get_format(self.format_name).read(record, self.columns)
 
     def _settle(self, sample: Sample) -> tuple[Sample | None, list[Finding]]:
         if self.stage == "grpo":
             if not verifiable_answer(sample):
-                raise RecordError(
-                    RecordFault.NO_GOLD,
-                    "stage grpo needs an answer that can be verified: name its column in dataset_info.json, for "
-                    'example "columns": {"gold": "answer"}',
-                )
+                column = self.columns.get("gold")
+                where = f"column {column} is empty in this record" if column else "the record has none"
+                raise RecordError(RecordFault.NO_GOLD, f"{where} (question: {sample.question[:60]!r})")
             return sample, []
         if sample.trace is None:
-            raise RecordError(RecordFault.NO_RESPONSE, f"SFT needs a response (question: {sample.question[:60]!r})")
+            raise RecordError(
+                RecordFault.NO_RESPONSE,
+                f"read as {FORMAT_PREFIX}{self.format_name} (question: {sample.question[:60]!r})",
+            )
         return settle(sample, self.malformed_trace_policy, agrees)
 
     def _aligned(self, sample: Sample) -> dict[str, Any]:
@@ -268,7 +272,12 @@ def first_records(dataset: Any) -> list[dict[str, Any]]:
         records = list(dataset.take(NUM_RECORDS_TO_RECOGNISE))
     else:
         records = dataset.with_format("arrow")[:NUM_RECORDS_TO_RECOGNISE].to_pylist()
-    return [json.loads(record[JSON_COLUMN]) if JSON_COLUMN in record else record for record in records]
+    return [record for record in map(plain, records) if BROKEN_LINE not in record]
+
+
+def plain(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as its file has it."""
+    return json.loads(record[JSON_COLUMN]) if JSON_COLUMN in record else record
 
 
 @dataclass(frozen=True)
@@ -301,7 +310,7 @@ def convert(dataset: Any, converter: RecordConverter, num_proc: int | None, use_
         )
 
     aligned = mapped(use_cache).with_format(None)
-    if use_cache and not all(stamps_hold(text) for _, text in rows_with_findings(aligned)):
+    if use_cache and not all(stamps_hold(name["_findings"]) for _, name in rows_with_findings(aligned)):
         aligned = mapped(False).with_format(None)
     return aligned
 
@@ -319,15 +328,14 @@ def convert_stream(dataset: Any, converter: RecordConverter) -> Any:
     return dataset.map(batch, batched=True, batch_size=32, with_indices=True, remove_columns=columns)
 
 
-def rows_with_findings(dataset: Any) -> list[tuple[int, str]]:
-    """(row, text) of the rows that have findings; memory grows with their number only."""
+def rows_with_findings(dataset: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Row number and `_source`, `_file`, `_record`, `_findings` of the rows that have findings, one at a time."""
     import pyarrow.compute as pc
 
-    found = []
+    columns = ["_source", "_file", "_record", "_findings"]
     offset = 0
-    for batch in dataset.select_columns("_findings").with_format("arrow").iter(batch_size=100_000):
-        column = batch["_findings"]
-        rows = pc.indices_nonzero(pc.not_equal(column, "")).to_pylist()
-        found += [(offset + row, column[row].as_py()) for row in rows]
-        offset += len(column)
-    return found
+    for batch in dataset.select_columns(columns).with_format("arrow").iter(batch_size=10_000):
+        rows = pc.indices_nonzero(pc.not_equal(batch["_findings"], ""))
+        for row, name in zip(rows.to_pylist(), batch.take(rows).to_pylist(), strict=True):
+            yield offset + row, name
+        offset += len(batch)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,14 @@ from llamafactory.hparams import get_train_args, parser
 from llamafactory.hparams.model_args import ProcessorArguments
 from llamafactory.model import load_config, load_tokenizer
 
-from lcot_plugin.errors import ArgumentError, LcotError
+from lcot_plugin.command_checks import near_names, read_run_file
+from lcot_plugin.data.formats import get_format
+from lcot_plugin.errors import ArgumentError, LcotError, RecordError
 from lcot_plugin.integration import data as loading
-from lcot_plugin.integration.conversion import findings_of, is_ours, rows_with_findings
+from lcot_plugin.integration.conversion import JSON_COLUMN, findings_of, is_ours, make_converter, rows_with_findings
 from lcot_plugin.integration.settling import Policies
 from lcot_plugin.integration.tokenising import RecordTokeniser, tokenise
-from lcot_plugin.report.data import DataReport, SetReport
+from lcot_plugin.report.data import DataReport
 from lcot_plugin.types import Finding, Handling, RecordFault
 
 MODEL_KEYS = (
@@ -86,12 +89,12 @@ def read_recipe(
 
     Raises ArgumentError for keys that do not exist and for stages whose data are LLaMA-Factory's own business.
     """
-    written = _merged(config, overrides)
+    written = read_run_file(config, overrides)
     if datasets is not None:
         written = {**written, "dataset": datasets, "eval_dataset": None}
     if dataset_dir is not None:
         written["dataset_dir"] = dataset_dir
-    _check(written, config)
+    _check(written, config, {part.partition("=")[0].partition(".")[0] for part in overrides})
     try:
         model_args, data_args, training_args, finetuning_args, _ = get_train_args(_about_data(written))
         module = load_tokenizer(model_args)
@@ -123,21 +126,16 @@ def read_recipe(
     )
 
 
-def _merged(config: str, overrides: Sequence[str]) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    if not config.endswith((".yaml", ".yml", ".json")) or not Path(config).is_file():
-        raise ArgumentError(f"{config} is not a .yaml, .yml or .json file that exists: give a run's configuration.")
-    written = OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(config), OmegaConf.from_cli(list(overrides))))
-    if not isinstance(written, dict):
-        raise ArgumentError(f"{config} holds no keys: give a run's configuration.")
-    return {str(key): value for key, value in written.items()}
-
-
-def _check(written: dict[str, Any], config: str) -> None:
+def _check(written: dict[str, Any], config: str, overridden: set[str]) -> None:
+    """overridden: the keys given on the command line."""
     known = {item.name for arguments in parser._TRAIN_ARGS for item in dataclasses.fields(arguments)}
-    if unknown := sorted(set(written) - known):
-        raise ArgumentError(f"{config}: no argument is called {', '.join(unknown)}: check the spelling.")
+    messages = []
+    for origin, keys in ((config, set(written) - overridden), ("command line", set(written) & overridden)):
+        if unknown := sorted(keys - known):
+            advice = near_names(unknown, sorted(known)) or "check the spelling."
+            messages.append(f"{origin}: no argument is called {', '.join(unknown)}: {advice}")
+    if messages:
+        raise ArgumentError(" ".join(messages))
     if written.get("stage", "sft") not in loading.STAGES:
         raise ArgumentError(
             f"{config}: `lcot data` reads the data of {' and '.join(loading.STAGES)}, not of stage {written['stage']}."
@@ -223,6 +221,7 @@ def load_sets(recipe: DataRecipe, report: Findings) -> Iterator[LoadedSet | tupl
             (attribute,) = loader.get_dataset_list([name], recipe.data_args.dataset_dir)
             yield LoadedSet(name, sides, attribute, load_aligned(recipe, attribute, recipe.stage, report))
         except (ValueError, OSError) as error:  # what LLaMA-Factory and `datasets` raise for files and entries
+            report.add_error(name, str(error))
             yield name, error
 
 
@@ -230,6 +229,43 @@ def load_aligned(recipe: DataRecipe, attribute: Any, stage: str, report: DataRep
     """The aligned records of a data set that can be used in `stage`."""
     with loading.loading(loading.DataRun(stage, Policies("drop", "drop"), report)):
         return loader._load_single_dataset(attribute, recipe.model_args, recipe.data_args, recipe.training_args)
+
+
+def raw_records(recipe: DataRecipe, name: str) -> Any:
+    """The records of a data set as they stand in its files; its row numbers are the record numbers.
+
+    Raises what LLaMA-Factory and `datasets` raise for a set that cannot be read.
+    """
+    (attribute,) = loader.get_dataset_list([name], recipe.data_args.dataset_dir)
+    original = loader.align_dataset
+    np.random.seed(recipe.training_args.seed)
+    loader.align_dataset = lambda dataset, *_: dataset
+    try:
+        return load_aligned(recipe, attribute, recipe.stage, DataReport())
+    finally:
+        loader.align_dataset = original
+
+
+def raw_record(records: Any, record: int) -> dict[str, Any]:
+    """One of `raw_records`, pictures undecoded."""
+    (found,) = records.with_format("arrow")[record : record + 1].to_pylist()
+    return json.loads(found[JSON_COLUMN]) if JSON_COLUMN in found else found
+
+
+def states_gold(recipe: DataRecipe, loaded: LoadedSet, records: Sequence[int]) -> bool:
+    """Whether any of some records has a gold answer of its own; without, that of the response serves as one."""
+    if not loaded.ours:
+        return loaded.attribute.gold is not None
+    raw = raw_records(recipe, loaded.source)
+    converter, _ = make_converter(raw, loaded.attribute, recipe.data_args, recipe.stage)
+    for record in records:
+        try:
+            read = get_format(converter.format_name).read(raw_record(raw, record), converter.columns)
+        except RecordError:
+            continue
+        if read.gold is not None:
+            return True
+    return False
 
 
 def golds_of(recipe: DataRecipe, loaded: LoadedSet) -> dict[int, tuple[str, str]]:
@@ -266,14 +302,11 @@ def tokenise_set(recipe: DataRecipe, loaded: LoadedSet, report: Findings) -> tup
     )
     use_cache = loading.may_use_cache(recipe.data_args, recipe.training_args)
     tokens = tokenise(loaded.aligned, tokeniser, use_cache, f"Tokenising {loaded.source}")
-    known = dict(rows_with_findings(loaded.aligned))
     dropped = set()
-    for row, text in rows_with_findings(tokens):
-        findings = findings_of(text)
-        new = findings[len(findings_of(known.get(row, ""))) :]
-        if new:
-            report.add(loaded.source, tokens[row]["_record"], new)
-        if any(finding.handling is Handling.DROPPED for finding in new):
+    for row, name in rows_with_findings(tokens):
+        findings = findings_of(name["_findings"])
+        report.add(loaded.source, name["_record"], findings)
+        if any(finding.handling is Handling.DROPPED for finding in findings):
             dropped.add(row)
     if not dropped:
         return tokens, loaded.aligned
@@ -303,11 +336,6 @@ def add_overlong(recipe: DataRecipe, source: str, tokens: Any, aligned: Any, tot
     for row, record, handling in zip(rows.tolist(), records, handlings, strict=True):
         detail = f"{int(totals[row]):,} tokens, cutoff_len is {cutoff_len:,}"
         report.add(source, record, [Finding(RecordFault.OVERLONG, handling, detail)])
-
-
-def set_report(report: DataReport, source: str) -> SetReport:
-    """The counts of one data set, all 0 where it could not be read."""
-    return report.sets.get(source, SetReport())
 
 
 def encoded_image(image: Any) -> str | bytes | None:

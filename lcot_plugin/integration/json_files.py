@@ -14,7 +14,7 @@ from typing import Any
 
 from lcot_plugin.data.files import iterate_records
 from lcot_plugin.integration.cache import code_digest, file_stamp
-from lcot_plugin.integration.conversion import JSON_COLUMN
+from lcot_plugin.integration.conversion import BROKEN_LINE, JSON_COLUMN
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 
@@ -45,5 +45,5 @@ def load_json(paths: list[str], cache_dir: str | None) -> Any:
 def record_texts(paths: list[str], stamps: list[Any], code: str) -> Iterator[dict[str, str]]:
     """One row per record. `stamps` and `code` only make the cache's key."""
     for path in paths:
-        for record in iterate_records(Path(path)):
+        for record in iterate_records(Path(path), lambda error: {BROKEN_LINE: str(error)}):
             yield {JSON_COLUMN: json.dumps(record, ensure_ascii=False)}

@@ -8,6 +8,7 @@ and features still agree, and its record is not trained on; `bad_record_policy: 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from io import BytesIO
 from types import ModuleType
 from typing import Any
@@ -49,12 +50,18 @@ def with_pictures(feature: dict[str, Any], policy: str) -> dict[str, Any]:
     pictures, faults = decode(feature["images"], policy)
     feature = {**feature, "images": pictures}
     if faults:
-        logger.warning(f"A record is not trained on, since its picture is broken: {'; '.join(faults)}")
+        warn_once(f"A record is not trained on, since its picture is broken: {'; '.join(faults)}")
         trained = [index for index, label in enumerate(feature["labels"]) if label != IGNORE_INDEX][-1:]
         feature["labels"] = [
             label if index in trained else IGNORE_INDEX for index, label in enumerate(feature["labels"])
         ]
     return feature
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Says it in the first epoch only."""
+    logger.warning(message)
 
 
 def decode(images: Sequence[Any], policy: str) -> tuple[list[Image.Image], list[str]]:

@@ -30,13 +30,18 @@ TRACE_FAULTS = (
 """Faults of a response, which have a policy of their own."""
 
 ADVICE = {
+    RecordFault.NO_GOLD: (
+        "Stage grpo needs an answer that can be verified. Where no record has one, name its column in "
+        'dataset_info.json, for example "columns": {"prompt": "problem", "images": "images", "gold": "answer"}.'
+    ),
     RecordFault.NO_RESPONSE: (
-        'Where short last turns are the responses, and not gold answers, write "formatting": "lcot_conversations" or '
-        '"lcot_messages" in dataset_info.json.'
+        "SFT needs a response; a set of questions and verifiable answers is for stage: grpo. Where a column taken for "
+        'the answer holds worked responses, name it: "columns": {"response": "solution"}, or "formatting": '
+        '"lcot_solution"; where short last turns are the responses: "formatting": "lcot_conversations".'
     ),
     RecordFault.OVERLONG: "Raise cutoff_len, or lower image_max_pixels, to keep them.",
     RecordFault.MISSING_IMAGE: "Check that media_dir is the folder that the paths start from.",
-    RecordFault.OUTSIDE_MEDIA_DIR: "Set media_dir to a folder that holds all pictures.",
+    RecordFault.OUTSIDE_MEDIA_DIR: "Paths must lie below media_dir: move the pictures, or set it to their folder.",
 }
 MAX_NAMED = 10
 """Records named in an error."""
@@ -63,42 +68,56 @@ def settled(dataset: Any, policies: Policies, report: DataReport) -> Any:
 
     Raises DataError naming records where the policy says so, and where no record is left.
     """
-    found = [(row, findings_of(text)) for row, text in rows_with_findings(dataset)]
-    if not found:
-        return dataset
-    names = dataset.select_columns(["_source", "_file", "_record"]).select([row for row, _ in found])
-    dropped, bad = set(), []
-    for name, (row, findings) in zip(names, found, strict=True):
+    import numpy as np
+
+    kept = np.ones(len(dataset), bool)
+    bad, stopping = NamedRecords(), NamedRecords()
+    for row, name in rows_with_findings(dataset):
+        findings = findings_of(name["_findings"])
         report.add(name["_source"], name["_record"], findings)
         if any(finding.handling is Handling.DROPPED for finding in findings):
-            dropped.add(row)
-            bad.append((name, findings))
-    stopping = [item for item in bad if any(policies.stops(finding) for finding in item[1])]
-    if stopping or (bad and len(dropped) == len(dataset)):
-        raise unusable_records(stopping or bad, len(dataset))
-    if not dropped:
-        return dataset
-    return dataset.select([row for row in range(len(dataset)) if row not in dropped])
+            kept[row] = False
+            bad.add(name, findings)
+            if any(policies.stops(finding) for finding in findings):
+                stopping.add(name, findings)
+    if stopping.num:
+        raise stopping.error(len(dataset), policies)
+    if bad.num and not kept.any():
+        raise bad.error(len(dataset))
+    return dataset if kept.all() else dataset.select(np.flatnonzero(kept))
 
 
-def unusable_records(bad: list[tuple[dict[str, Any], list[Finding]]], num_records: int) -> DataError:
-    """An error that names the first records, why each cannot be used, and what to do."""
-    lines, faults = [], []
-    for name, findings in bad:
+class NamedRecords:
+    """Records that cannot be used: how many, and the first few by name."""
+
+    def __init__(self) -> None:
+        self.num = 0
+        self.lines: list[str] = []
+        self.faults: dict[RecordFault, None] = {}
+
+    def add(self, name: dict[str, Any], findings: list[Finding]) -> None:
+        """Counts one more; `name` has `_source`, `_file` and `_record`."""
         finding = next(finding for finding in findings if finding.handling is Handling.DROPPED)
-        lines.append(
-            f"{name['_source']} ({name['_file']}), record {name['_record']}: {finding.fault}: {finding.detail}"
-        )
-        faults.append(finding.fault)
-    more = f"\n  and {len(lines) - MAX_NAMED} more" if len(lines) > MAX_NAMED else ""
-    advice = " ".join(ADVICE[fault] for fault in dict.fromkeys(faults) if fault in ADVICE)
-    return DataError(
-        f"{len(lines)} of {num_records} records cannot be used:\n  "
-        + "\n  ".join(lines[:MAX_NAMED])
-        + more
-        + "\n"
-        + advice
-    )
+        self.num += 1
+        self.faults[finding.fault] = None
+        if len(self.lines) < MAX_NAMED:
+            where = f"{name['_source']} ({name['_file']}), record {name['_record']}"
+            self.lines.append(f"{where}: {finding.fault}: {finding.detail}")
+
+    def error(self, num_records: int, policies: Policies | None = None) -> DataError:
+        """Names the first records, why each cannot be used, and what to do; `policies` where these stop the run."""
+        lines = [f"{self.num} of {num_records} records cannot be used:", *(f"  {line}" for line in self.lines)]
+        if self.num > len(self.lines):
+            lines.append(f"  and {self.num - len(self.lines)} more")
+        advice = [ADVICE[fault] for fault in self.faults if fault in ADVICE]
+        if policies is not None:
+            if policies.overlong == "error" and RecordFault.OVERLONG in self.faults:
+                advice.append("overlong_policy: drop leaves them out, truncate shortens thoughts.")
+            if policies.bad_record == "error" and set(self.faults) != {RecordFault.OVERLONG}:
+                advice.append(
+                    "bad_record_policy: drop leaves them out; `lcot data check` lists those of all data sets."
+                )
+        return DataError("\n".join([*lines, " ".join(advice)]))
 
 
 class DropFromStream:
@@ -115,13 +134,15 @@ class DropFromStream:
         findings = findings_of(text)
         if not any(finding.handling is Handling.DROPPED for finding in findings):
             return True
-        name = {"_source": source, "_file": file, "_record": record}
-        error = unusable_records([(name, findings)], 1)
+        bad = NamedRecords()
+        bad.add({"_source": source, "_file": file, "_record": record}, findings)
         if any(self.policies.stops(finding) for finding in findings):
-            raise error
+            raise bad.error(1, self.policies)
         self.num_dropped += 1
         if str(self.num_dropped).rstrip("0") == "1":
-            logger.warning(f"{self.name}: {self.num_dropped} of {self.num_seen} records left out so far. {error}")
+            logger.warning(
+                f"{self.name}: {self.num_dropped} of {self.num_seen} records left out so far. {bad.error(1)}"
+            )
         return False
 
 

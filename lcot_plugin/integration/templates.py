@@ -29,8 +29,11 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
+
+from lcot_plugin.errors import ArgumentError
 
 SUFFIX = "_lcot"
 DEFAULT_FORMAT = "think_boxed"
@@ -230,6 +233,8 @@ def with_system_prompt(module: ModuleType, original: Callable[..., Any]) -> Call
     @functools.wraps(original)
     def get_template_and_fix_tokenizer(tokenizer: Any, data_args: Any) -> Any:
         name = data_args.template
+        if name is not None and name not in module.TEMPLATES and (near := get_close_matches(name, module.TEMPLATES)):
+            raise ArgumentError(f"template: there is no {name}: did you mean {' or '.join(near)}?")
         if name not in module.TEMPLATES or not name.endswith(SUFFIX):
             return original(tokenizer, data_args)
         registered = module.TEMPLATES[name]

@@ -130,7 +130,7 @@ def test_what_fits_no_format() -> None:
 
 def test_a_set_whose_records_cannot_be_read() -> None:
     with pytest.raises(
-        DataError, match=r"took the data set for lcot_problem.*column 'problem' has dict.*Name the right format"
+        DataError, match=r"took the data set for lcot_problem.*column 'problem' has dict.*another format, name it"
     ):
         recognise([{"problem": {"de": "Frage"}, "answer": "2"}])
 
@@ -138,3 +138,16 @@ def test_a_set_whose_records_cannot_be_read() -> None:
 def test_no_records() -> None:
     with pytest.raises(DataError, match="at least one record"):
         recognise([])
+
+
+@pytest.mark.parametrize(
+    ("answer", "worked"),
+    [
+        (r"First I see two numbers, which I must add. First 4, then 3. So \boxed{7} and that is all.", True),
+        (r"The answer is \boxed{5}.", False),
+        (r"\boxed{\text{the red ball on the left of the large green cube}}", False),
+        (r"$\frac{1}{2}$", False),
+    ],
+)
+def test_sentences_around_a_box_are_a_worked_response(answer: str, worked: bool) -> None:
+    assert is_worked(answer) is worked

@@ -200,6 +200,33 @@ def test_a_file_that_is_cut_off_says_where(load: Any, tmp_path: Path) -> None:
         load("grpo", AUTO)
 
 
+def test_one_line_that_is_no_json_is_one_bad_record(load: Any, tmp_path: Path) -> None:
+    lines = ['{"problem": "1 + 1?", "answer": "2"}', '{"problem": "2 + ', '{"problem": "3 + 1?", "answer": 4}']
+    (tmp_path / "records.jsonl").write_text("\n".join(lines))
+    info = {"records": {"file_name": "records.jsonl", "formatting": "lcot_auto"}}
+    dataset, _, report = load("grpo", info)
+    assert dataset["gold"][:] == ["2", "4"] and dataset["record"][:] == [0, 2]
+    assert "line 2: not JSON" in findings(report)["malformed record"]
+    with pytest.raises(DataError, match=r"record 1.*line 2: not JSON"):
+        load("grpo", info, bad_record_policy="error")
+
+
+def test_a_role_that_no_format_reads(load: Any) -> None:
+    info = {"records": {**AUTO["records"], "columns": {"promt": "question", "gold": "answer"}}}
+    with pytest.raises(DataError, match=r"'promt'.*did you mean 'prompt'"):
+        load("grpo", info, [{"question": "1 + 1?", "answer": "2"}])
+
+
+def test_a_template_that_is_almost_there(load: Any) -> None:
+    with pytest.raises(ArgumentError, match="did you mean qwen2_vl_lcot"):
+        load("grpo", AUTO, [{"problem": "1 + 1?", "answer": "2"}], template="qwen2_vl_lcott")
+
+
+def test_responses_are_missed_in_words(load: Any) -> None:
+    with pytest.raises(DataError, match=r"read as lcot_problem.*\n.*is for stage: grpo.*lcot_solution"):
+        load("sft", AUTO, [{"problem": "1 + 1?", "answer": "2"}])
+
+
 def test_an_unknown_format_names_the_known_ones(load: Any) -> None:
     info = {"records": {"file_name": "records.json", "formatting": "lcot_geometry"}}
     with pytest.raises(DataError, match=r"geometry.*lcot_problem"):

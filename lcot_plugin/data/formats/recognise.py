@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import chain
 from typing import Any
 
@@ -27,11 +28,15 @@ from lcot_plugin.data.formats.registry import (
 )
 from lcot_plugin.data.formats.values import as_conversation, is_turns, raw_turns
 from lcot_plugin.errors import DataError, RecordError
+from lcot_plugin.rewards.extraction import last_boxed
 
 LONGEST_GOLD = 200
 """Characters; a longer answer is a worked response. The golds of the public sets end below 100, their responses are
 above 300."""
 
+MIN_WORKED_WORDS = 8
+"""Words around a box from which on they are taken for steps."""
+_WORD = re.compile(r"(?<!\\)\b[^\W\d_]{2,}")
 _THOUGHT_MARKS = re.compile(
     r"<(think|thinking|reasoning|summary|caption)>|^###.*?(step|final answer|rationale|image description)"
     r"|\*\*(final )?answer:?\*\*|\n\s*(step \d|therefore)",
@@ -67,6 +72,7 @@ def recognise(records: Sequence[Mapping[str, Any]], columns: Mapping[str, str | 
     """
     if not records:
         raise DataError("lcot_auto needs at least one record; the data set is empty.")
+    _check_roles(columns)
     found = _decide(_Columns(records, columns))
     if found is None:
         raise DataError(
@@ -84,10 +90,24 @@ def recognise(records: Sequence[Mapping[str, Any]], columns: Mapping[str, str | 
             failures.append(error)
     if len(failures) == len(records):
         raise DataError(
-            f"lcot_auto took the data set for {PREFIX}{name} ({evidence}), but {failures[0]}. Name the right format in "
-            f"dataset_info.json: {_known()}."
+            f"lcot_auto took the data set for {PREFIX}{name} ({evidence}), but {failures[0]}. Where that is another "
+            f"format, name it in dataset_info.json: {_names()}."
         )
     return Recognition(chosen, f"lcot_auto: taken for `{name}` ({evidence})")
+
+
+def _check_roles(columns: Mapping[str, str | None]) -> None:
+    """Raises DataError for a role that no format reads."""
+    roles = {role for name in format_names() for role in get_format(name).roles}
+    for role in columns:
+        if role not in roles:
+            near = get_close_matches(role, roles, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted(roles))}."
+            raise DataError(f"columns in dataset_info.json name '{role}', which no format reads: {hint}")
+
+
+def _names() -> str:
+    return ", ".join(PREFIX + name for name in format_names())
 
 
 def _known() -> str:
@@ -205,7 +225,11 @@ def is_worked(answer: Any) -> bool:
     """Whether an answer is a worked response rather than a verifiable answer: marks of a thought, or its length."""
     if not isinstance(answer, str):
         return False
-    return len(answer) > LONGEST_GOLD or _THOUGHT_MARKS.search(answer) is not None
+    if len(answer) > LONGEST_GOLD or _THOUGHT_MARKS.search(answer) is not None:
+        return True
+    boxed = last_boxed(answer)
+    # Sentences around a box; `The answer is \\boxed{5}` is a gold answer still.
+    return boxed is not None and len(_WORD.findall(answer.replace(boxed, ""))) >= MIN_WORKED_WORDS
 
 
 def _is_tagged(solution: Any) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from lcot_plugin.errors import ArgumentError, DataError, RecordError
@@ -161,7 +162,13 @@ def get_format(name: str) -> Format:
     """
     found = _FORMATS.get(name.removeprefix(PREFIX))
     if found is None:
-        raise DataError(f"There is no data format '{name}': {PREFIX}auto, {', '.join(PREFIX + n for n in _FORMATS)}.")
+        known = ["auto", *_FORMATS]
+        near = get_close_matches(name.removeprefix(PREFIX), known, 1)
+        hint = f"did you mean {PREFIX}{near[0]}? " if near else ""
+        raise DataError(
+            f"formatting: there is no {PREFIX}{name.removeprefix(PREFIX)}: {hint}There are "
+            f"{', '.join(PREFIX + known_name for known_name in known)}."
+        )
     return found
 
 
