@@ -25,16 +25,22 @@ from tqdm.auto import tqdm
 from lcot_plugin.errors import ArgumentError, DataError
 from lcot_plugin.evaluate.evaluator import scoring_request
 from lcot_plugin.integration.cache import file_stamp
-from lcot_plugin.integration.difficulty_sets import LoadedSource, recorded_sources, write_set
+from lcot_plugin.integration.difficulty_sets import (
+    LoadedSource,
+    merge_json,
+    part_name,
+    recorded_sources,
+    write_set,
+)
 from lcot_plugin.integration.grpo import check_arguments, check_template, make_parts
 from lcot_plugin.integration.grpo_trainer import GrpoTrainer
 from lcot_plugin.integration.refusals import RunArguments
 from lcot_plugin.integration.stage import with_sampling_defaults
 from lcot_plugin.policy.trainer import GrpoParts, prompt_records
-from lcot_plugin.report.data import DATA_REPORT_FILE
-from lcot_plugin.report.difficulty import SetDifficulty, Thresholds, difficulty_table, plot_difficulty
+from lcot_plugin.report.data import DataReport
+from lcot_plugin.report.difficulty import LEARNABLE, SetDifficulty, Thresholds, difficulty_table, plot_difficulty
 from lcot_plugin.rewards import Scorer
-from lcot_plugin.types import Ending, Handling, Outcome, RecordFault, RolloutGroup, SamplingParams, Score
+from lcot_plugin.types import Ending, Finding, Handling, Outcome, RecordFault, RolloutGroup, SamplingParams, Score
 
 ROLLOUTS_FILE = "rollouts.jsonl"
 SUMMARY_FILE = "difficulty.json"
@@ -123,7 +129,7 @@ def difficulty(
     """`lcot data difficulty`: measures, writes everything to `out` (default: `difficulty` in output_dir), prints.
 
     datasets: names, joined by commas, in place of the recipe's `dataset`, else `eval_dataset`. Raises ArgumentError for
-    a recipe that cannot be used, and where another process writes to `out`.
+    a recipe that cannot be used, where another process writes to `out`, and where `out` is the folder of the data sets.
     """
     limits = Thresholds(*thresholds)
     if rollouts < 1:
@@ -136,11 +142,16 @@ def difficulty(
     if not written.get("dataset") and not written.get("eval_dataset"):
         raise ArgumentError(f"{config} names neither `dataset` nor `eval_dataset`: add one, or give --dataset NAME.")
     folder = out or Path(str(written.get("output_dir") or "saves"), "difficulty")
+    if Path(str(written.get("dataset_dir", "data"))).resolve() == folder.resolve():
+        raise ArgumentError(
+            f"{folder} holds the data sets that are to be measured, whose files and entries would be overwritten: "
+            "write to another folder with --out."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         run = RunArguments(*get_train_args(measuring(written, rollouts, folder)))
-        sources, sets = measure(run, folder, limits)
-        publish(sources, sets, run, folder)
+        sources, sets, report = measure(run, folder, limits)
+        publish(sources, sets, report, run, folder)
     return 0
 
 
@@ -198,11 +209,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 def measure(
     run: RunArguments, folder: Path, thresholds: Thresholds
-) -> tuple[dict[str, LoadedSource], list[SetDifficulty]]:
-    """Samples what rollouts.jsonl does not hold yet; returns the data sets and what was measured of each."""
+) -> tuple[dict[str, LoadedSource], list[SetDifficulty], DataReport]:
+    """Samples what rollouts.jsonl does not hold yet; returns the data sets, what was measured of each, and what was not
+    and why.
+    """
     model_args, data_args, training_args, finetuning_args, generating_args = run
     plan = check_arguments(run)
-    (folder / DATA_REPORT_FILE).unlink(missing_ok=True)
     with Scorer(["accuracy"], deadline_seconds=finetuning_args.grpo_reward_deadline) as scorer:
         module = load_tokenizer(model_args)
         tokenizer = module["tokenizer"]
@@ -233,12 +245,15 @@ def measure(
         log = RolloutLog(folder / ROLLOUTS_FILE)
         parts.sampling = replace(parts.sampling, seed=training_args.seed)
         keys = record_keys(prompts, run_fingerprint(run, parts.sampling))
-        sample_missing(trainer, parts, prompts, keys, log, sets)
+        report = next(iter(sources.values())).report
+        sample_missing(trainer, parts, prompts, keys, log, report)
     for key in keys:
         if key in log.counts:
-            add_counts(sets[log.counts[key].source], log.counts[key])
-    add_left_out(sets, folder / DATA_REPORT_FILE)
-    return sources, list(sets.values())
+            add_counts(sets[log.counts[key].source], log.counts[key], report)
+    for name, entry in sets.items():
+        entry.num_no_gold = report.sets[name].counts[RecordFault.NO_GOLD.value, Handling.DROPPED.value]
+        entry.num_left_out = report.sets[name].num_dropped - entry.num_no_gold
+    return sources, list(sets.values()), report
 
 
 def run_fingerprint(run: RunArguments, sampling: SamplingParams) -> str:
@@ -288,14 +303,17 @@ def sample_missing(
     prompts: Any,
     keys: list[str],
     log: RolloutLog,
-    sets: dict[str, SetDifficulty],
+    report: DataReport,
 ) -> None:
-    """Samples the rows whose key the log does not have; a record whose images do not decode goes to `left_out`."""
+    """Samples the rows whose key the log does not have; a record whose images do not decode goes to the report."""
     missing = [row for row, key in enumerate(keys) if key not in log.counts]
     group, batch_size = parts.sampling.num_generations, trainer.args.per_device_eval_batch_size
     num_done = len(keys) - len(missing)
     if num_done:
-        print(f"{num_done:,} of {len(keys):,} records are in {log.path} already: they are not sampled again.")
+        print(
+            f"{num_done * group:,} rollouts, those of {num_done:,} of {len(keys):,} records, are reused from "
+            f"{log.path}: delete it to sample them again."
+        )
     model = trainer.accelerator.unwrap_model(trainer.model)
     with (
         tqdm(total=len(keys) * group, initial=num_done * group, desc="Sampling", unit="rollout") as bar,
@@ -308,8 +326,8 @@ def sample_missing(
                 try:
                     encoded.append((keys[row], parts.encode(record)))
                 except DataError as error:
-                    sets[record.source].left_out.append((record.record, str(error)))
-                    sets[record.source].num_left_out += 1
+                    broken = Finding(RecordFault.BROKEN_IMAGE, Handling.DROPPED, str(error))
+                    report.add(record.source, record.record, [broken])
                     bar.update(group)
             batch = [prompt for _, prompt in encoded]
             slots = [prompt.record.record for prompt in batch]
@@ -337,45 +355,41 @@ def count_rollouts(key: str, group: RolloutGroup, scores: list[Score]) -> Rollou
     )
 
 
-def add_counts(entry: SetDifficulty, counts: RolloutCounts) -> None:
-    """Takes one record into the figures of its data set."""
+def add_counts(entry: SetDifficulty, counts: RolloutCounts, report: DataReport) -> None:
+    """Takes one record into the figures of its data set, or into the report where nothing was measured."""
     if not counts.gold_readable:
-        entry.no_gold.append(counts.record)
-        entry.num_no_gold += 1
+        unreadable = Finding(RecordFault.NO_GOLD, Handling.DROPPED, "the verifier cannot read it")
+        report.add(entry.name, counts.record, [unreadable])
         return
     entry.pass_rates[counts.record] = counts.num_correct / counts.num_rollouts
     entry.num_truncated += counts.num_truncated
     entry.num_unparsable += counts.num_unparsable
 
 
-def add_left_out(sets: dict[str, SetDifficulty], report: Path) -> None:
-    """What the loading left out, from the report that it wrote."""
-    for name, figures in json.loads(report.read_text(encoding="utf-8")).items():
-        for finding in figures["findings"]:
-            if finding["handling"] != Handling.DROPPED:
-                continue
-            if finding["fault"] == RecordFault.NO_GOLD:
-                sets[name].no_gold += [item["record"] for item in finding["examples"]]
-                sets[name].num_no_gold += finding["count"]
-                continue
-            reasons = [(item["record"], f"{finding['fault']}: {item['detail']}") for item in finding["examples"]]
-            sets[name].left_out += reasons
-            sets[name].num_left_out += finding["count"]
+def publish(
+    sources: dict[str, LoadedSource], sets: list[SetDifficulty], report: DataReport, run: RunArguments, folder: Path
+) -> None:
+    """The data sets with pass rates, the summary as table and JSON, data_report.json and the histogram.
 
-
-def publish(sources: dict[str, LoadedSource], sets: list[SetDifficulty], run: RunArguments, folder: Path) -> None:
-    """The data sets with pass rates, dataset_info.json, the summary as table and JSON, and the histogram."""
+    What dataset_info.json and the summary say of data sets that were measured into `folder` before stays there.
+    """
     known = dataset_info(run.data.dataset_dir)
     entries: dict[str, Any] = {}
     for entry in sets:
         entries |= write_set(sources[entry.name], entry, known.get(entry.name, {}), folder)
-    info = json.dumps(entries, ensure_ascii=False, indent=2)
-    (folder / "dataset_info.json").write_text(info + "\n", encoding="utf-8")
-    figures = {entry.name: entry.as_dict() for entry in sets}
-    (folder / SUMMARY_FILE).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    merge_json(folder / "dataset_info.json", entries)
+    merge_json(folder / SUMMARY_FILE, {entry.name: entry.as_dict() for entry in sets})
+    report_file = report.write(folder)
     plot_difficulty(sets, folder / HISTOGRAM_FILE)
-    print(f"\n{difficulty_table(sets)}\n\n{folder / 'dataset_info.json'}:\n{info}\n\nIn a recipe:")
-    print(f"dataset: {','.join(name for name in entries if name.endswith('_medium')) or next(iter(entries))}")
+    if report.num_findings:
+        print(f"\n{report.table()}\nThe first records of each kind: {report_file}")
+    info = json.dumps(entries, ensure_ascii=False, indent=2)
+    print(f"\n{difficulty_table(sets)}\n\n{folder / 'dataset_info.json'}:\n{info}\n")
+    names = [part_name(entry.name, LEARNABLE) for entry in sets if entry.counts()[LEARNABLE]]
+    if not names:
+        print("No record has a pass rate above 0 and below 1: there is nothing here that GRPO would learn from.")
+        return
+    print(f"In a recipe for GRPO:\ndataset: {','.join(names)}")
     print(f"dataset_dir: {folder.resolve()}\nmedia_dir: {Path(run.data.media_dir).resolve()}")
 
 

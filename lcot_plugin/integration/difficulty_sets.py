@@ -2,6 +2,7 @@
 
     <name>.jsonl or .parquet      every record as it was, with `pass_rate`, `num_rollouts` and `difficulty`
     <name>_easy, _medium, _hard   those of one difficulty
+    <name>_learnable              those with a pass rate between 0 and 1, for GRPO
     dataset_info.json             an entry for each, which reads it as the original's entry does
 
 JSON sets become JSON lines, so that no field of a record changes; every other set, hub sets among them, becomes a
@@ -23,7 +24,8 @@ from lcot_plugin.data.files import iterate_records
 from lcot_plugin.errors import DataError
 from lcot_plugin.integration.data import current_run
 from lcot_plugin.integration.json_files import json_paths
-from lcot_plugin.report.difficulty import Difficulty, SetDifficulty
+from lcot_plugin.report.data import DataReport
+from lcot_plugin.report.difficulty import PARTS, SetDifficulty
 
 COLUMNS = ("pass_rate", "num_rollouts", "difficulty")
 PLACE_KEYS = (
@@ -49,6 +51,8 @@ class LoadedSource:
     """A `datasets.Dataset`; its row numbers are the record numbers."""
     json_files: list[str]
     """Its files, where they are JSON."""
+    report: DataReport
+    """What became of the records of all data sets that were loaded with it."""
 
 
 @contextmanager
@@ -62,7 +66,7 @@ def recorded_sources() -> Iterator[dict[str, LoadedSource]]:
         run = current_run()
         if run is not None:
             run.attribute.num_samples = None  # it draws records at random: a row would no longer be a record
-            sources[run.attribute.lcot_name] = LoadedSource(dataset, json_paths(kwargs))
+            sources[run.attribute.lcot_name] = LoadedSource(dataset, json_paths(kwargs), run.report)
         return dataset
 
     loader.load_dataset = load_dataset
@@ -73,22 +77,36 @@ def recorded_sources() -> Iterator[dict[str, LoadedSource]]:
 
 
 def write_set(source: LoadedSource, measured: SetDifficulty, entry: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Writes the data set with pass rates, and one file per difficulty; returns the entries for dataset_info.json.
+    """Writes the data set with pass rates, and one file per part; returns the entries for dataset_info.json.
 
-    entry: the data set's own entry. A difficulty without records gets no file, since an empty one cannot be loaded.
+    entry: the data set's own entry. A part without records gets no file, since an empty one cannot be loaded.
     """
-    parts = ["", *(f"_{kind}" for kind in Difficulty if measured.counts()[kind])]
-    stem = measured.name.replace("/", "__")
+    counts = measured.counts()
     suffix = ".jsonl" if source.json_files else ".parquet"
-    paths = {part: folder / f"{stem}{part}{suffix}" for part in parts}
-    for kind in Difficulty:
-        (folder / f"{stem}_{kind}{suffix}").unlink(missing_ok=True)  # of an earlier measurement
+    paths = {
+        part: folder / f"{part_name(measured.name, part)}{suffix}" for part in ("", *PARTS) if not part or counts[part]
+    }
+    for part in PARTS:
+        (folder / f"{part_name(measured.name, part)}{suffix}").unlink(missing_ok=True)  # of an earlier measurement
     if source.json_files:
         _write_json(source, measured, paths)
     else:
         _write_parquet(source.dataset, measured, paths)
     reading = {key: value for key, value in entry.items() if key not in PLACE_KEYS}
-    return {f"{stem}{part}": {"file_name": path.name, **reading} for part, path in paths.items()}
+    return {part_name(measured.name, part): {"file_name": path.name, **reading} for part, path in paths.items()}
+
+
+def part_name(name: str, part: str = "") -> str:
+    """What a part of the data set `name` is called, and the whole for an empty `part`."""
+    stem = name.replace("/", "__")
+    return f"{stem}_{part}" if part else stem
+
+
+def merge_json(path: Path, entries: dict[str, Any]) -> None:
+    """Writes `entries` into a JSON object, which keeps its others, but for those whose `file_name` is gone."""
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept = {name: entry for name, entry in earlier.items() if (path.parent / entry.get("file_name", "")).exists()}
+    path.write_text(json.dumps({**kept, **entries}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def added_columns(columns: list[str]) -> list[str]:
@@ -117,7 +135,7 @@ def _write_json(source: LoadedSource, measured: SetDifficulty, paths: dict[str, 
         for record in records():
             values = values_of(measured, num_records)
             line = json.dumps({**record, **dict(zip(names, values, strict=True))}, ensure_ascii=False) + "\n"
-            for part in {"", f"_{values[2]}"} & files.keys():
+            for part in ("", *measured.parts(num_records)):
                 files[part].write(line)
             num_records += 1
     if num_records != measured.num_records:
@@ -136,12 +154,14 @@ def _write_parquet(dataset: Any, measured: SetDifficulty, paths: dict[str, Path]
     with ExitStack() as stack:
         writers = {part: stack.enter_context(parquet.ParquetWriter(path, schema)) for part, path in paths.items()}
         for batch in dataset.with_format("arrow").iter(batch_size=200):
-            values = [values_of(measured, first + row) for row in range(len(batch))]
+            records = range(first, first + len(batch))
+            values = [values_of(measured, record) for record in records]
             first += len(batch)
             for name, column, feature in zip(names, zip(*values, strict=True), types, strict=True):
                 batch = batch.append_column(name, pa.array(column, feature.pa_type))
             batch = batch.cast(schema)
             for part, writer in writers.items():
-                rows = batch if not part else batch.filter(pa.array([f"_{value[2]}" == part for value in values]))
+                own = [not part or part in measured.parts(record) for record in records]
+                rows = batch.filter(pa.array(own))
                 if len(rows):
                     writer.write_table(rows)

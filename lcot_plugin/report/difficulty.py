@@ -1,4 +1,4 @@
-"""Pass rates of the records of data sets in, easy / medium / hard out, with a table, JSON figures and a histogram.
+"""Pass rates of records in, easy / medium / hard and `learnable` out, with a table, JSON figures and a histogram.
 
 A record's pass rate is the share of a model's sampled answers that are right: how difficult it is for that model. Where
 it is 0 or 1 all completions of a GRPO group earn the same reward, so that nothing is learned from the record.
@@ -16,8 +16,24 @@ from typing import Any
 
 from lcot_plugin.errors import ArgumentError
 
-MAX_NAMED = 10
-"""Records named in the summary."""
+LEARNABLE = "learnable"
+"""The part of a data set with pass rates between 0 and 1, neither included."""
+HIGH_UNPARSABLE = 20.0
+"""Percent of rollouts without an answer from which the table says what to do; one that knows the form has a few."""
+HEADINGS = (
+    "data set",
+    "records",
+    "measured",
+    "pass rate",
+    "hard",
+    "medium",
+    "easy",
+    "never right",
+    "always right",
+    "truncated",
+    "unparsable",
+)
+"""Of the table; a heading's last word stands below the others, which keeps the lines short."""
 
 
 class Difficulty(StrEnum):
@@ -27,6 +43,9 @@ class Difficulty(StrEnum):
     MEDIUM = "medium"
     HARD = "hard"
 
+
+PARTS = (*(kind.value for kind in Difficulty), LEARNABLE)
+"""What a data set is divided into; every learnable record has a difficulty too."""
 
 COLOURS = {Difficulty.EASY: "#2f8f5b", Difficulty.MEDIUM: "#d8a03c", Difficulty.HARD: "#b4503c"}
 
@@ -67,17 +86,22 @@ class SetDifficulty:
     """Completions that reached max_new_tokens."""
     num_unparsable: int = 0
     """Completions without an answer that can be read."""
-    no_gold: list[int] = field(default_factory=list)
-    """The first records without a gold answer, or with one that the verifier cannot read."""
     num_no_gold: int = 0
-    left_out: list[tuple[int, str]] = field(default_factory=list)
-    """(record, why) of the first records that cannot be used for another reason."""
+    """Records without a gold answer, or with one that the verifier cannot read."""
     num_left_out: int = 0
+    """Records that cannot be used for another reason."""
+
+    def parts(self, record: int) -> tuple[str, ...]:
+        """Those of PARTS that the record belongs to; none where it was not measured."""
+        rate = self.pass_rates.get(record)
+        if rate is None:
+            return ()
+        kind = self.thresholds.difficulty(rate).value
+        return (kind, LEARNABLE) if 0 < rate < 1 else (kind,)
 
     def counts(self) -> Counter[str]:
-        """Records per bucket, and how many of them are all wrong and all right."""
-        counts = Counter({kind.value: 0 for kind in Difficulty})
-        counts.update(self.thresholds.difficulty(rate).value for rate in self.pass_rates.values())
+        """Records per part, and how many of them are all wrong and all right."""
+        counts = Counter(part for record in self.pass_rates for part in self.parts(record))
         rates = self.pass_rates.values()
         return counts + Counter(all_wrong=sum(rate == 0 for rate in rates), all_right=sum(rate == 1 for rate in rates))
 
@@ -89,7 +113,8 @@ class SetDifficulty:
             "records": self.num_records,
             "measured": len(self.pass_rates),
             "mean_pass_rate": fmean(self.pass_rates.values()) if self.pass_rates else None,
-            **{key: counts[key] for key in ("all_wrong", "hard", "medium", "easy", "all_right")},
+            "thresholds": {"hard": self.thresholds.hard, "medium": self.thresholds.medium},
+            **{key: counts[key] for key in ("all_wrong", "hard", "medium", "easy", "all_right", LEARNABLE)},
             "truncated": 100 * self.num_truncated / num_completions,
             "unparsable": 100 * self.num_unparsable / num_completions,
             "no_usable_gold": self.num_no_gold,
@@ -98,9 +123,13 @@ class SetDifficulty:
 
 
 def difficulty_table(sets: Sequence[SetDifficulty]) -> str:
-    """One line per data set, then what the user should know of them; for a terminal."""
-    rows = [["data set", "records", "measured", "pass rate", "hard", "medium", "easy", "0.0", "1.0", "truncated"]]
-    notes = []
+    """One line per data set, then what the columns mean and what the user should know; for a terminal."""
+    rows = [[heading.rpartition(" ")[line] for heading in HEADINGS] for line in (0, 2)]
+    limits = sets[0].thresholds
+    notes = [
+        f"hard: pass rate up to {limits.hard:g}; medium: above that, up to {limits.medium:g}; easy: above "
+        f"{limits.medium:g}; {LEARNABLE}: above 0 and below 1."
+    ]
     for entry in sets:
         figures, num_measured = entry.as_dict(), len(entry.pass_rates)
         mean = figures["mean_pass_rate"]
@@ -111,25 +140,20 @@ def difficulty_table(sets: Sequence[SetDifficulty]) -> str:
                 f"{num_measured:,}",
                 "-" if mean is None else f"{mean:.3f}",
                 *(f"{figures[key]:,}" for key in ("hard", "medium", "easy", "all_wrong", "all_right")),
-                f"{figures['truncated']:.1f}%",
+                *(f"{figures[key]:.1f}%" for key in ("truncated", "unparsable")),
             ]
         )
-        flat = figures["all_wrong"] + figures["all_right"]
-        if flat:
+        if flat := figures["all_wrong"] + figures["all_right"]:
             notes.append(
-                f"{entry.name}: {flat:,} of {num_measured:,} records are always wrong (0.0) or always right (1.0) in "
-                f"{entry.num_rollouts} rollouts: GRPO learns nothing from such groups."
+                f"{entry.name}: {flat:,} of {num_measured:,} records are never right or always right in "
+                f"{entry.num_rollouts} rollouts: GRPO learns nothing from such groups. The other "
+                f"{figures[LEARNABLE]:,} are {LEARNABLE}."
             )
-        if entry.num_no_gold:
-            records = [str(record) for record in sorted(entry.no_gold)]
+        if figures["unparsable"] >= HIGH_UNPARSABLE:
             notes.append(
-                f"{entry.name}: {entry.num_no_gold:,} records without a gold answer that can be verified, not "
-                f"measured: {_named(records, entry.num_no_gold)}"
-            )
-        if entry.num_left_out:
-            reasons = [f"record {record} ({_short(reason)})" for record, reason in sorted(entry.left_out)]
-            notes.append(
-                f"{entry.name}: {entry.num_left_out:,} records cannot be used: {_named(reasons, entry.num_left_out)}"
+                f"{entry.name}: {figures['unparsable']:.0f}% of the rollouts state no answer that can be read: the "
+                "model does not write cot_format's form; train SFT first, or raise max_new_tokens "
+                f"({figures['truncated']:.0f}% were truncated)."
             )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
@@ -142,19 +166,11 @@ def difficulty_table(sets: Sequence[SetDifficulty]) -> str:
     return "\n".join([*lines, *notes])
 
 
-def _named(names: list[str], total: int) -> str:
-    more = total - len(names[:MAX_NAMED])
-    return ", ".join(names[:MAX_NAMED]) + (f" and {more:,} more" if more else "")
-
-
-def _short(text: str, limit: int = 100) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
 def plot_difficulty(sets: Sequence[SetDifficulty], path: Path) -> None:
     """A histogram of pass rates per data set, one bar per possible rate, coloured by bucket."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6, 3 * len(sets)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -168,6 +184,7 @@ def plot_difficulty(sets: Sequence[SetDifficulty], path: Path) -> None:
             panel.bar([i / num for i in own], heights, width=0.9 / num, color=COLOURS[kind], label=label)
         panel.set(xlabel=f"pass rate over {num} rollouts", ylabel="records", xlim=(-0.5 / num, 1 + 0.5 / num))
         panel.set_title(f"{entry.name}: {len(entry.pass_rates):,} records")
+        panel.yaxis.set_major_locator(MaxNLocator(integer=True))
         panel.legend(frameon=False)
         panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,16 @@ def test_records_are_as_they_were_and_have_their_pass_rate(
     assert {entry["file_name"]: entry["columns"] for entry in info.values()} == {
         path.name: columns for path in out.glob("problems*.jsonl")
     }
-    parts = [record for name in info if name != "problems" for record in records_of(out / info[name]["file_name"])]
-    assert sorted(map(json.dumps, parts)) == sorted(json.dumps(written[number]) for number in (0, 2, 4))
+    parts = {name: records_of(out / info[name]["file_name"]) for name in info}
+    by_kind = [record for name, part in parts.items() if name.endswith(("easy", "medium", "hard")) for record in part]
+    assert sorted(map(json.dumps, by_kind)) == sorted(json.dumps(written[number]) for number in (0, 2, 4))
+    learnable = [written[number] for number in (0, 2, 4) if 0 < written[number]["lcot_pass_rate"] < 1]
+    assert parts.get("problems_learnable", []) == learnable
     assert (out / "difficulty.png").exists()
-    assert "2 records without a gold answer that can be verified, not measured: 1, 3" in capsys.readouterr().out
+    assert json.loads((out / "difficulty.json").read_text())["problems"]["no_usable_gold"] == 2
+    printed = capsys.readouterr().out
+    assert re.search(r"no gold answer: dropped +2  record ", printed)
+    assert max(map(len, printed.splitlines())) < 300
 
     judged.clear()
     again = ["dataset=problems", f"dataset_dir={out}", f"media_dir={tmp_path}", f"output_dir={tmp_path / 'again'}"]
@@ -114,14 +121,85 @@ def test_records_are_as_they_were_and_have_their_pass_rate(
     assert {request.record for request in judged} == {0, 1, 2, 4}, "the written sets load again"
 
 
-def test_a_killed_run_goes_on(recipe: Path, tmp_path: Path, judged: list[ScoringRequest]) -> None:
+def judge_by_record(monkeypatch: pytest.MonkeyPatch, num_right: dict[int, int]) -> None:
+    """Record -> how many of its completions are right; the others state no answer."""
+
+    def score(self: Scorer, requests: Sequence[ScoringRequest]) -> list[Score]:
+        left = dict(num_right)
+        scores = []
+        for request in requests:
+            outcome = Outcome.MATCHED if left[request.record] > 0 else Outcome.UNPARSABLE
+            left[request.record] -= 1
+            scores.append(Score({}, None, Verdict(outcome)))
+        return scores
+
+    monkeypatch.setattr(Scorer, "score", score)
+
+
+def test_records_that_grpo_learns_from_are_recommended(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge_by_record(monkeypatch, {0: 0, 1: 1, 2: 1, 3: 2, 4: 0})
+    difficulty(str(recipe), rollouts=2, thresholds=(0.5, 0.75))
+    out = tmp_path / "run" / "difficulty"
+    assert [record["pass_rate"] for record in records_of(out / "problems_learnable.jsonl")] == [0.5, 0.5]
+    assert [record["pass_rate"] for record in records_of(out / "problems_hard.jsonl")] == [0.0, 0.5, 0.5, 0.0]
+    printed = capsys.readouterr().out.splitlines()
+    assert "dataset: problems_learnable" in printed
+    assert any(line.startswith("problems: 60% of the rollouts state no answer that can be read") for line in printed)
+
+
+def test_nothing_is_recommended_where_nothing_is_learnable(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge_by_record(monkeypatch, dict.fromkeys(range(5), 0))
+    difficulty(str(recipe), rollouts=1)
+    assert not (tmp_path / "run" / "difficulty" / "problems_learnable.jsonl").exists()
+    printed = capsys.readouterr().out
+    assert "No record has a pass rate above 0 and below 1" in printed
+    assert "dataset:" not in printed
+
+
+def test_sets_measured_one_after_another_stand_side_by_side(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = tmp_path / "dataset_info.json"
+    entry = json.loads(known.read_text())["problems"]
+    known.write_text(json.dumps({"problems": entry, "again": entry}))
+    out = tmp_path / "out"
+
+    def measured(name: str, num_right: int) -> set[str]:
+        judge_by_record(monkeypatch, dict.fromkeys(range(5), num_right))
+        (out / "rollouts.jsonl").unlink(missing_ok=True)
+        difficulty(str(recipe), datasets=name, out=out, rollouts=2)
+        return set(json.loads((out / "dataset_info.json").read_text()))
+
+    first = measured("problems", num_right=1)
+    assert first == {"problems", "problems_medium", "problems_learnable"}
+    assert measured("again", num_right=0) == first | {"again", "again_hard"}
+    assert json.loads((out / "difficulty.json").read_text()).keys() == {"problems", "again"}
+    assert measured("problems", num_right=2) == {"problems", "problems_easy", "again", "again_hard"}
+
+
+def test_the_data_sets_own_folder_is_not_written_to(recipe: Path, tmp_path: Path) -> None:
+    before = (tmp_path / "dataset_info.json").read_bytes()
+    with pytest.raises(ArgumentError, match="write to another folder with --out"):
+        difficulty(str(recipe), out=tmp_path)
+    assert (tmp_path / "dataset_info.json").read_bytes() == before
+
+
+def test_a_killed_run_goes_on(
+    recipe: Path, tmp_path: Path, judged: list[ScoringRequest], capsys: pytest.CaptureFixture[str]
+) -> None:
     difficulty(str(recipe), rollouts=2)
     log, result = (tmp_path / "run" / "difficulty" / name for name in ("rollouts.jsonl", "problems.jsonl"))
     lines, rates = log.read_bytes().splitlines(keepends=True), result.read_text()
     assert len(lines) == 5
     log.write_bytes(b"".join(lines[:2]) + lines[2][:30])
     judged.clear()
+    capsys.readouterr()
     difficulty(str(recipe), rollouts=2)
+    assert f"4 rollouts, those of 2 of 5 records, are reused from {log}" in capsys.readouterr().out
     assert [request.record for request in judged] == [2, 2, 3, 3, 4, 4]
     assert log.read_bytes().splitlines(keepends=True) == lines
     assert result.read_text() == rates
@@ -153,7 +231,9 @@ def test_a_picture_that_does_not_decode_is_left_out(
     picture.write_bytes(picture.read_bytes()[:200])  # its header is whole
     difficulty(str(recipe), rollouts=1)
     assert [request.record for request in judged] == [0, 1, 2, 4]
-    assert "1 records cannot be used: record 3" in capsys.readouterr().out
+    assert re.search(r"broken image: dropped +1  record 3: ", capsys.readouterr().out)
+    summary = json.loads((tmp_path / "run" / "difficulty" / "difficulty.json").read_text())
+    assert summary["problems"]["left_out"] == 1
 
 
 def test_parquet_keeps_its_pictures(recipe: Path, tmp_path: Path, judged: list[ScoringRequest]) -> None:

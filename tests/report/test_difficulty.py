@@ -1,8 +1,10 @@
 """Pass rates become difficulties, figures, a table and a picture."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from lcot_plugin.errors import ArgumentError
 from lcot_plugin.report.difficulty import Difficulty, SetDifficulty, Thresholds, difficulty_table, plot_difficulty
@@ -11,7 +13,7 @@ from lcot_plugin.report.difficulty import Difficulty, SetDifficulty, Thresholds,
 @pytest.fixture
 def measured() -> SetDifficulty:
     rates = {0: 0.0, 1: 0.25, 2: 0.5, 3: 0.75, 4: 1.0, 5: 0.0}
-    return SetDifficulty("geo", 9, Thresholds(), rates, num_rollouts=4, num_truncated=6)
+    return SetDifficulty("geo", 9, Thresholds(), rates, num_rollouts=4, num_truncated=6, num_unparsable=12)
 
 
 @pytest.mark.parametrize(
@@ -34,15 +36,37 @@ def test_always_wrong_and_always_right_are_told_apart(measured: SetDifficulty) -
     assert figures["measured"] == 6
     assert figures["mean_pass_rate"] == pytest.approx(2.5 / 6)
     assert figures["truncated"] == pytest.approx(100 * 6 / 24)
+    assert figures["thresholds"] == {"hard": 0.25, "medium": 0.75}
 
 
-def test_the_table_names_what_was_not_measured(measured: SetDifficulty) -> None:
-    measured.no_gold, measured.num_no_gold = [7, 6], 12
-    measured.left_out, measured.num_left_out = [(8, "missing image: a.png")], 1
-    table = difficulty_table([measured])
-    assert "3 of 6 records are always wrong (0.0) or always right (1.0)" in table
-    assert "12 records without a gold answer that can be verified, not measured: 6, 7 and 10 more" in table
-    assert "1 records cannot be used: record 8 (missing image: a.png)" in table
+def test_learnable_is_what_is_neither_always_wrong_nor_always_right(measured: SetDifficulty) -> None:
+    assert [measured.parts(record) for record in range(7)] == [
+        ("hard",),
+        ("hard", "learnable"),
+        ("medium", "learnable"),
+        ("medium", "learnable"),
+        ("easy",),
+        ("hard",),
+        (),
+    ]
+    assert measured.as_dict()["learnable"] == 3
+
+
+def test_table(measured: SetDifficulty) -> None:
+    assert difficulty_table([measured]).splitlines() == [
+        "data                      pass                      never  always",
+        "set   records  measured   rate  hard  medium  easy  right   right  truncated  unparsable",
+        "geo         9         6  0.417     3       2     1      2       1      25.0%       50.0%",
+        "hard: pass rate up to 0.25; medium: above that, up to 0.75; easy: above 0.75; learnable: above 0 and below 1.",
+        "geo: 3 of 6 records are never right or always right in 4 rollouts: GRPO learns nothing from such groups. The "
+        "other 3 are learnable.",
+        "geo: 50% of the rollouts state no answer that can be read: the model does not write cot_format's form; train "
+        "SFT first, or raise max_new_tokens (25% were truncated).",
+    ]
+
+
+def test_a_model_that_knows_the_form_is_not_sent_to_sft(measured: SetDifficulty) -> None:
+    assert "train SFT first" not in difficulty_table([replace(measured, num_unparsable=2)])
 
 
 def test_nothing_measured() -> None:
@@ -52,3 +76,12 @@ def test_nothing_measured() -> None:
 def test_picture(measured: SetDifficulty, tmp_path: Path) -> None:
     plot_difficulty([measured, SetDifficulty("empty", 3, Thresholds())], tmp_path / "difficulty.png")
     assert (tmp_path / "difficulty.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_picture_counts_records_in_whole_numbers(measured: SetDifficulty, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+    plot_difficulty([measured], Path("difficulty.png"))
+    ticks = drawn[0].axes[0].get_yticks()
+    assert len(ticks) > 1
+    assert all(tick == round(tick) for tick in ticks)
