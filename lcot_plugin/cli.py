@@ -7,6 +7,7 @@ Out: an exit code; `train` hands over to LLaMA-Factory's launcher. Nothing heavy
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,10 @@ EPILOG = """\
 With lcot-plugin installed, `llamafactory-cli train x.yaml` trains with it too; `lcot train` is for source trees and
 `pip install --target` folders. LCOT_PLUGIN=0 switches the plugin off in `llamafactory-cli`.
 """
+
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -104,14 +109,18 @@ def add_data_parser(commands: Any) -> None:
         "respected. --html writes a page with images, question, thought, answer, gold answer and verdict.",
     )
     show.add_argument("--record", metavar="N", type=int, help="number of the record in its file, from 0")
-    show.add_argument("--html", metavar="FILE", type=Path, help="write a page that needs no other file")
+    show.add_argument(
+        "--html", metavar="FILE", type=Path, help="write a page that needs no other file, into a folder that exists"
+    )
 
     difficulty = action(
         "difficulty",
-        "how often the recipe's model answers each record right, and easy / medium / hard data sets",
+        "how often the recipe's model answers each record right; easy, medium, hard and learnable data sets",
         "Sample answers to every record with the model of a `stage: grpo` recipe, on the first GPU where there is one, "
-        "and write its data sets with the columns pass_rate, num_rollouts and difficulty, whole and by difficulty, "
-        "with a dataset_info.json, difficulty.json and a histogram. A run that was interrupted goes on where it was.",
+        "and write its data sets with the columns pass_rate, num_rollouts and difficulty: whole, by difficulty, and "
+        "NAME_learnable, those that are right sometimes but not always, for GRPO. dataset_info.json, difficulty.json "
+        "and a histogram stand beside them. A run that was interrupted goes on where it was: what was sampled is in "
+        "rollouts.jsonl there.",
     )
     difficulty.add_argument("--rollouts", metavar="K", type=int, default=8, help="answers per record; default: 8")
     difficulty.add_argument(
@@ -147,6 +156,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise  # torchrun reports the traceback of the process that failed first
         print(f"lcot {arguments.command}: error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        if arguments.command != "data":
+            raise
+        goes_on = ": the same command goes on from there" if arguments.action == "difficulty" else ""
+        print(f"\nlcot data {arguments.action}: interrupted{goes_on}", file=sys.stderr)
+        return INTERRUPTED
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -162,10 +177,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def data(command: str, action: str, **arguments: Any) -> int:
     """`lcot data ACTION`, with no messages of LLaMA-Factory below errors."""
-    os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "ERROR")
-    start(f"lcot {command}")
+    from lcot_plugin.command_checks import check_data_command
+
     check_overrides(arguments["overrides"])
     arguments["datasets"] = arguments.pop("dataset")
+    check_data_command(**arguments)
+    quieten(progress=action == "difficulty" or sys.stderr.isatty())
+    start(f"lcot {command}")
     if action == "check":
         from lcot_plugin.integration.data_check import check
 
@@ -179,6 +197,21 @@ def data(command: str, action: str, **arguments: Any) -> int:
     from lcot_plugin.integration import data_command
 
     return data_command.stats(**arguments) if action == "stats" else data_command.show(**arguments)
+
+
+def quieten(*, progress: bool) -> None:
+    """Keeps what says nothing of the data off the terminal, before anything that writes it is imported."""
+    os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "ERROR")
+    if not progress:
+        os.environ.setdefault("TQDM_DISABLE", "1")  # in a file, every step of a bar would be a line
+    # LLaMA-Factory passes `use_fast` to every processor; nobody who reads it could do anything about that.
+    logger = logging.getLogger("transformers.models.auto.image_processing_auto")
+    logger.addFilter(is_of_use)
+
+
+def is_of_use(record: logging.LogRecord) -> bool:
+    """A filter against the remark on `use_fast`."""
+    return "`use_fast` parameter is deprecated" not in str(record.msg)
 
 
 def start(name: str) -> None:

@@ -1,6 +1,7 @@
 """The `lcot` command, in process."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -178,12 +179,14 @@ def test_help_of_data_loads_nothing_heavy(arguments: list[str]) -> None:
     ],
 )
 def test_data_hands_its_arguments_over(
-    action: str, options: list[str], expected: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    action: str, options: list[str], expected: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lcot_plugin.integration import data_check, data_command
 
     calls: list[dict[str, object]] = []
-    monkeypatch.setenv("LLAMAFACTORY_VERBOSITY", "ERROR")
+    quiet(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    write_recipe(tmp_path)
     module = data_check if action == "check" else data_command
     monkeypatch.setattr(module, action, lambda **arguments: calls.append(arguments) or 7)
     # `key=value` before and behind options, as people write it.
@@ -200,9 +203,64 @@ def test_unknown_arguments_are_refused(line: list[str]) -> None:
     assert stop.value.code == 2
 
 
-def test_data_says_what_is_wrong_with_a_recipe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `lcot data` sets for its process must not outlive the test."""
+    for name, value in {"LLAMAFACTORY_VERBOSITY": "ERROR", "TQDM_DISABLE": "0"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def write_recipe(folder: Path) -> None:
+    (folder / "x.yaml").write_text("dataset: geo\ndataset_dir: .\n")
+    (folder / "broken.yaml").write_text("dataset: [geo\n")
+    (folder / "dataset_info.json").write_text('{"geo": {}, "geometry3k": {}}')
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["stats", "gone.yaml"], "There is no file gone.yaml"),
+        (["stats", "broken.yaml"], "broken.yaml cannot be read"),
+        (["show", "x.yaml", "--record", "-1"], "--record -1: records are numbered from 0"),
+        (["show", "x.yaml", "--html", "gone/page.html"], "there is no folder"),
+        (["difficulty", "x.yaml", "--rollouts", "0"], "--rollouts 0: at least 1"),
+        (["check", "x.yaml", "--dataset-dir", "gone"], "--dataset-dir gone: there is no such folder"),
+        (["check", "x.yaml", "dataset=geometry3"], "has no entry geometry3: did you mean geometry3k?"),
+        (["check", "x.yaml", "--dataset", "geo,other"], "has no entry other: check the spelling"),
+    ],
+)
+def test_data_says_what_is_wrong_before_anything_heavy_is_loaded(line: list[str], message: str, tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    code = (
+        f"import os, sys\nfrom lcot_plugin import cli\nos.chdir({str(tmp_path)!r})\n"
+        f"print(cli.main({['data', *line]}))\n"
+        "print({'torch', 'transformers', 'llamafactory', 'numpy'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == ["1", "set()"]
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(("action", "goes_on"), [("stats", False), ("difficulty", True)])
+def test_an_interrupted_data_command_says_so_in_one_line(
+    action: str, goes_on: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("LLAMAFACTORY_VERBOSITY", "ERROR")
-    assert cli.main(["data", "stats", str(tmp_path / "gone.yaml")]) == 1
-    assert "gone.yaml is not a .yaml, .yml or .json file that exists" in capsys.readouterr().err
+    def interrupted(**_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "data", interrupted)
+    assert cli.main(["data", action, "x.yaml"]) == 130
+    (line,) = capsys.readouterr().err.split("\n")[1:-1]
+    assert line.startswith(f"lcot data {action}: interrupted")
+    assert ("the same command goes on from there" in line) is goes_on
+
+
+def test_a_remark_that_is_of_no_use_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet(monkeypatch)
+    cli.quieten(progress=True)
+    logger = logging.getLogger("transformers.models.auto.image_processing_auto")
+    remark, other = (
+        logging.LogRecord(logger.name, logging.WARNING, "", 0, text, (), None)
+        for text in ("The `use_fast` parameter is deprecated and will be removed", "The file is missing")
+    )
+    assert not logger.filter(remark)
+    assert logger.filter(other)

@@ -234,6 +234,8 @@ class Problem:
     pictures: tuple[int, ...]
     """Of `picture_groups`, in order."""
     gold: str | None = None
+    pixels: tuple[str, ...] = ()
+    """`Fingerprint.content` of the pictures, in order: equal only where every pixel is."""
 
     @property
     def place(self) -> str:

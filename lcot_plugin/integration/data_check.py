@@ -20,20 +20,24 @@ from lcot_plugin.data.duplicates import Fingerprint, Problem, find_duplicates, f
 from lcot_plugin.data.duplicates import picture_groups as groups_of
 from lcot_plugin.errors import RecordError
 from lcot_plugin.integration.cache import digest_of, media_digest, media_paths
-from lcot_plugin.integration.data_command import measure, print_error
+from lcot_plugin.integration.data_command import measure, print_report
 from lcot_plugin.integration.data_sets import (
     DataRecipe,
     Findings,
     LoadedSet,
     add_overlong,
+    describe_error,
     encoded_image,
     golds_of,
     load_sets,
     read_recipe,
+    states_gold,
     tokenise_set,
 )
 from lcot_plugin.integration.template_check import differences
+from lcot_plugin.integration.templates import SUFFIX
 from lcot_plugin.integration.tokenising import num_workers
+from lcot_plugin.report.data import split_advice
 from lcot_plugin.rewards import Verifier, gold_is_usable
 from lcot_plugin.types import Handling, Outcome, RecordFault, ScoringRequest, Verdict
 
@@ -41,48 +45,87 @@ MAX_PRINTED = 10
 """Different entries printed per check; the JSON file has them all."""
 DECODING_COST = 50
 """Records that are tokenised in the time in which one image is decoded."""
-WRONG, NOTE, GOOD = "WRONG", "note", "ok"
+MAX_RANGES = 6
+"""Runs of records printed per entry."""
+NUM_SAMPLED = 32
+"""Records that say whether their set has gold answers of its own."""
+WRONG, NOTE, GOOD, SKIPPED = "WRONG", "note", "ok", "skip"
 
 
 @dataclass
 class Check:
     """One thing that was looked at."""
 
+    name: str
+    """What was looked at, in two words: `gold answers`."""
     title: str
     """What the entries are: `images that cannot be decoded`."""
+    good: str = ""
+    """What holds where there are no entries: `every image decodes whole`."""
     level: str = WRONG
     """What the entries mean: WRONG, or NOTE where training can well do with them."""
-    looked_at: str = ""
-    """What was compared, for the line of a check without entries: `1,200 images`."""
+    num_looked_at: int | None = None
+    """0 where there was nothing to look at; None where a number says nothing."""
     entries: list[tuple[str, int | None, str]] = field(default_factory=list)
     """(data set, record, what is wrong); record None where it is about the whole set."""
 
     @property
-    def wrong(self) -> bool:
-        return self.level == WRONG and bool(self.entries)
+    def outcome(self) -> str:
+        """WRONG, NOTE, GOOD or SKIPPED."""
+        if self.entries:
+            return self.level
+        return SKIPPED if self.num_looked_at == 0 else GOOD
 
-    def add(self, source: str, record: int | None, detail: str) -> None:
+    def add(self, source: str, record: int | None, detail: str = "") -> None:
         self.entries.append((source, record, detail))
 
     def __str__(self) -> str:
+        if self.outcome == SKIPPED:
+            return f"{SKIPPED:<5}  {self.name}: nothing to check"
         if not self.entries:
-            return f"{GOOD:<5}  no {self.title}" + (f" ({self.looked_at})" if self.looked_at else "")
+            number = f" ({self.num_looked_at:,})" if self.num_looked_at else ""
+            return f"{GOOD:<5}  {self.good}{number}"
         lines = [f"{self.level:<5}  {self.title}: {len(self.entries):,}"]
-        alike: dict[tuple[str, str], list[int | None]] = {}
+        alike: dict[tuple[str, str], list[int]] = {}
+        advices: dict[str, None] = {}
         for source, record, detail in self.entries:
-            alike.setdefault((source, " ".join(detail.split())), []).append(record)
-        for (source, detail), records in list(alike.items())[:MAX_PRINTED]:
-            place = source if records[0] is None else f"{source} record {records[0]}"
-            more = f" and {len(records) - 1:,} more" if len(records) > 1 else ""
-            lines.append(f"         {place}{more}: {detail}")
+            fact, advice = split_advice(detail)
+            records = alike.setdefault((source, fact), [])
+            if record is not None:
+                records.append(record)
+            if advice:
+                advices[advice] = None
+        for (source, fact), records in list(alike.items())[:MAX_PRINTED]:
+            place = f"{source} {record_ranges(records)}" if records else source
+            lines.append(f"         {place}: {fact}" if fact else f"         {place}")
         if len(alike) > MAX_PRINTED:
-            lines.append(f"         and {sum(map(len, list(alike.values())[MAX_PRINTED:])):,} more")
+            lines.append(f"         and {sum(len(of) or 1 for of in list(alike.values())[MAX_PRINTED:]):,} more")
+        lines += [f"       > {advice}" for advice in advices]
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
         entries = [{"source": source, "record": record, "detail": detail} for source, record, detail in self.entries]
-        level = self.level if entries else GOOD
-        return {"check": self.title, "level": level, "count": len(entries), "entries": entries}
+        return {
+            "check": self.title,
+            "level": self.outcome,
+            "looked_at": self.num_looked_at,
+            "count": len(entries),
+            "entries": entries,
+        }
+
+
+def record_ranges(records: Sequence[int]) -> str:
+    """`record 3`, or `records 0-19, 25 and 7 more`."""
+    runs: list[list[int]] = []
+    for record in sorted(set(records)):
+        if runs and record == runs[-1][-1] + 1:
+            runs[-1].append(record)
+        else:
+            runs.append([record])
+    shown = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs[:MAX_RANGES]]
+    num_others = sum(map(len, runs[MAX_RANGES:]))
+    more = f" and {num_others:,} more" if num_others else ""
+    return f"record{'s' if len(set(records)) > 1 else ''} {', '.join(shown)}{more}"
 
 
 def check(
@@ -94,37 +137,26 @@ def check(
 ) -> int:
     """Prints every check, and all entries as JSON into `json_file`; 1 where something is wrong."""
     recipe = read_recipe(config, overrides, datasets, dataset_dir)
-    report, sets = Findings(), []
-    unreadable = Check("data sets that cannot be read or tokenised")
-    for loaded in load_sets(recipe, report):
-        if isinstance(loaded, LoadedSet):
-            sets.append(loaded)
-        else:
-            print_error(*loaded)
-            unreadable.add(loaded[0], None, str(loaded[1]))
-    usable = []
-    for loaded in sets:
-        try:
-            usable.append(use(recipe, loaded, report))
-        except Exception as error:  # the template of another family fails in ways of its own
-            unreadable.add(loaded.source, None, f"tokenising fails with {type(error).__name__}: {error}")
+    report = Findings()
+    usable, unreadable = read_sets(recipe, report)
     golds = {loaded.source: golds_of(recipe, loaded) for loaded in usable}
     broken, num_images, duplicates = check_images(recipe, usable, golds)
     checks = [
         unreadable,
         check_template(recipe),
-        *check_golds(recipe, usable, golds),
+        *check_systems(recipe, usable),
+        *check_golds(recipe, usable, golds, report),
         broken,
         *duplicates,
         *check_findings(report),
     ]
-    num_wrong = sum(item.wrong for item in checks)
-    print(f"\n{report.table()}\n")
+    print_report(report, faults=False)  # each is one of the checks
     print("\n".join(map(str, checks)))
-    print(f"{num_wrong} of {len(checks)} checks failed" if num_wrong else "everything is in order")
+    print(summary(checks))
+    ok = not any(item.outcome == WRONG for item in checks)
     if json_file is not None:
         result = {
-            "ok": not num_wrong,
+            "ok": ok,
             "images": num_images,
             "checks": [item.as_dict() for item in checks],
             "report": report.as_dict(),
@@ -132,7 +164,35 @@ def check(
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(result, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
         print(json_file)
-    return 1 if num_wrong else 0
+    return 0 if ok else 1
+
+
+def summary(checks: Sequence[Check]) -> str:
+    """The last line: `nothing is wrong; 2 notes above`."""
+    outcomes = [item.outcome for item in checks]
+    num_wrong, num_notes = outcomes.count(WRONG), outcomes.count(NOTE)
+    num_made = len(outcomes) - outcomes.count(SKIPPED)
+    text = f"{num_wrong} of {num_made} checks failed" if num_wrong else "nothing is wrong"
+    return text + (f"; {num_notes} note{'s' if num_notes > 1 else ''} above" if num_notes else "")
+
+
+def read_sets(recipe: DataRecipe, report: Findings) -> tuple[list[LoadedSet], Check]:
+    """The sets that can be read and tokenised; a check with the others."""
+    item = Check("data sets", "data sets that cannot be read or tokenised", "every data set can be read and tokenised")
+    sets, usable = list(load_sets(recipe, report)), []
+    item.num_looked_at = len(sets)
+    for loaded in sets:
+        if not isinstance(loaded, LoadedSet):
+            name, error = loaded
+            item.add(name, None, describe_error(report, name, error))
+            continue
+        try:
+            usable.append(use(recipe, loaded, report))
+        except Exception as error:  # the template of another family fails in ways of its own
+            detail = f"tokenising fails with {type(error).__name__}: {error}"
+            report.add_error(loaded.source, detail)
+            item.add(loaded.source, None, detail)
+    return usable, item
 
 
 def use(recipe: DataRecipe, loaded: LoadedSet, report: Findings) -> LoadedSet:
@@ -148,16 +208,24 @@ def check_findings(report: Findings) -> list[Check]:
     for source, record, finding in report.every:
         lost = finding.handling is Handling.DROPPED or finding.fault is RecordFault.CONTRADICTS_GOLD
         title = f"records {finding.handling}, {finding.fault}"
-        item = checks.setdefault((finding.fault, finding.handling), Check(title, WRONG if lost else NOTE))
+        level = WRONG if lost else NOTE
+        item = checks.setdefault((finding.fault, finding.handling), Check("records", title, level=level))
         item.add(source, record, finding.detail)
     return list(checks.values())
 
 
 def check_template(recipe: DataRecipe) -> Check:
     """Whether the template writes what the model's own chat template writes."""
-    item = Check("differences between the template and the model's chat template", looked_at=recipe.data_args.template)
+    item = Check(
+        "template and the model's chat template",
+        "differences between the template and the model's chat template",
+        f"the template {recipe.data_args.template} writes what the model's chat template writes",
+    )
     try:
-        difference = differences(recipe.template, recipe.processor or recipe.tokenizer)
+        processor = recipe.processor or recipe.tokenizer
+        if not getattr(processor, "chat_template", None):
+            item.num_looked_at = 0
+        difference = differences(recipe.template, processor)
     except Exception as error:  # the template of another family fails in ways of its own
         difference = f"it cannot write a question with an image ({type(error).__name__}: {error})"
     if difference:
@@ -165,16 +233,44 @@ def check_template(recipe: DataRecipe) -> Check:
     return item
 
 
+def check_systems(recipe: DataRecipe, sets: Sequence[LoadedSet]) -> list[Check]:
+    """Records whose own system prompt stands where the template would ask for the form of `cot_format`."""
+    if not str(recipe.data_args.template).endswith(SUFFIX) or recipe.data_args.default_system is not None:
+        return []
+    item = Check(
+        "system prompts",
+        "records that bring their own system prompt, which takes the place of cot_format's",
+        "cot_format's system prompt stands in every record",
+        NOTE,
+        sum(len(loaded.aligned) for loaded in sets),
+    )
+    for loaded in sets:
+        columns = loaded.aligned.select_columns(["_record", "_system"])[:]
+        for record, system in zip(columns["_record"], columns["_system"], strict=True):
+            if system:
+                item.add(loaded.source, record)
+    return [item]
+
+
 Golds = dict[str, dict[int, tuple[str, str]]]
 """Data set -> record -> (gold answer, answer type)."""
 
 
-def check_golds(recipe: DataRecipe, sets: Sequence[LoadedSet], golds: Golds) -> list[Check]:
+def check_golds(recipe: DataRecipe, sets: Sequence[LoadedSet], golds: Golds, report: Findings) -> list[Check]:
     """Whether every gold answer scores 1.0 under its own verifier, and no response contradicts its gold answer."""
     distinct = list(dict.fromkeys(pair for of_set in golds.values() for pair in of_set.values()))
-    total = sum(map(len, golds.values()))
-    unusable = Check("gold answers that do not score 1.0 under their own verifier", looked_at=f"{total:,} golds")
-    contradicting = Check("responses that contradict their gold answer")
+    unusable = Check(
+        "gold answers",
+        "gold answers that do not score 1.0 under their own verifier",
+        "gold answers score 1.0 under their own verifier",
+        num_looked_at=sum(map(len, golds.values())),
+    )
+    contradicting = Check(
+        "responses and gold answers",
+        "responses that contradict their gold answer",
+        "responses agree with their gold answers",
+    )
+    num_responses = 0
     num_workers = os.cpu_count() or 1
     with Verifier(num_workers=num_workers) as verifier, ThreadPoolExecutor(num_workers) as threads:
         usable = dict(
@@ -192,11 +288,20 @@ def check_golds(recipe: DataRecipe, sets: Sequence[LoadedSet], golds: Golds) -> 
             for record, (gold, answer_type) in golds[loaded.source].items():
                 if not usable[gold, answer_type]:
                     unusable.add(loaded.source, record, f"{gold!r} (type {answer_type})")
-            if recipe.stage == "sft" and not loaded.ours:  # those of ours are in the findings
-                for record, verdict in contradictions(loaded, golds[loaded.source], verifier):
-                    contradicting.add(
-                        loaded.source, record, f"it states {verdict.extracted!r}, the gold answer is {verdict.gold!r}"
-                    )
+            if recipe.stage != "sft":
+                continue
+            if loaded.ours:  # what contradicts is in the findings
+                of_set = golds[loaded.source]
+                num_responses += len(of_set) if states_gold(recipe, loaded, list(of_set)[:NUM_SAMPLED]) else 0
+                continue
+            num_responses += len(golds[loaded.source])
+            for record, verdict in contradictions(loaded, golds[loaded.source], verifier):
+                contradicting.add(
+                    loaded.source, record, f"it states {verdict.extracted!r}, the gold answer is {verdict.gold!r}"
+                )
+    contradicting.num_looked_at = num_responses
+    if any(finding.fault is RecordFault.CONTRADICTS_GOLD for _, _, finding in report.every):
+        return [unusable, *([contradicting] if contradicting.entries else [])]
     return [unusable, contradicting]
 
 
@@ -268,7 +373,7 @@ def check_images(recipe: DataRecipe, sets: Sequence[LoadedSet], golds: Golds) ->
     """Whether every image decodes; how many there are; duplicates and overlaps."""
     pictures: list[Fingerprint] = []
     places: dict[tuple[str, int], list[int]] = {}
-    broken = Check("images that cannot be decoded")
+    broken = Check("images", "images that cannot be decoded", "every image decodes whole")
     num_images = 0
     for loaded in sets:
         for row in decode_images(recipe, loaded) if len(loaded.aligned) else ():
@@ -281,43 +386,87 @@ def check_images(recipe: DataRecipe, sets: Sequence[LoadedSet], golds: Golds) ->
             else:
                 of_record.append(len(pictures))
                 pictures.append(Fingerprint(**row))
-    broken.looked_at = f"{num_images:,} images"
+    broken.num_looked_at = num_images
     groups = groups_of(pictures).tolist()
     problems = []
     for loaded in sets:
         for row in loaded.aligned.select_columns(["_record", "_prompt"]):
             record = row["_record"]
             question = normalise_question(" ".join(turn["content"] for turn in row["_prompt"]))
-            looks = tuple(groups[place] if place >= 0 else place for place in places.get((loaded.source, record), ()))
+            of_record = places.get((loaded.source, record), [])
+            looks = tuple(groups[place] if place >= 0 else place for place in of_record)
+            pixels = tuple(pictures[place].content if place >= 0 else str(place) for place in of_record)
             gold = golds[loaded.source].get(record, (None, ""))[0]
-            problems += [Problem(loaded.source, record, side, question, looks, gold) for side in loaded.sides]
+            problems += [Problem(loaded.source, record, side, question, looks, gold, pixels) for side in loaded.sides]
     return broken, num_images, check_duplicates(problems)
 
 
 def check_duplicates(problems: Sequence[Problem]) -> list[Check]:
     """Records that ask the same, and what training shares with evaluation."""
     duplicates = find_duplicates(problems)
-    looked_at = f"{len(problems):,} records"
-    shared = Check("problems of evaluation that training has too", WRONG, looked_at)
-    pictures = Check("images of evaluation that training has with another question or answer", NOTE, looked_at)
-    same = Check("problems that stand in the data more than once", NOTE, looked_at)
-    disagreeing = Check("problems that stand in the data with different gold answers", NOTE, looked_at)
+    evaluated = [problem for problem in problems if problem.evaluation]
+    # Where a run only trains, or only evaluates, there is nothing to be shared.
+    num_compared = len(evaluated) if len(evaluated) < len(problems) else 0
+    num_with_pictures = sum(bool(problem.pictures) for problem in evaluated) if num_compared else 0
+    shared = Check(
+        "problems of training and evaluation",
+        "problems of evaluation that training has too",
+        "problems of evaluation are new to training",
+        WRONG,
+        num_compared,
+    )
+    pictures = Check(
+        "images of training and evaluation",
+        "images of evaluation that training has with another question or answer",
+        "images of evaluation are new to training",
+        NOTE,
+        num_with_pictures,
+    )
+    same = Check(
+        "duplicates",
+        "problems that stand in the data more than once",
+        "every problem stands in the data once",
+        NOTE,
+        len(problems),
+    )
+    disagreeing = Check(
+        "gold answers of duplicates",
+        "problems that stand in the data with different gold answers",
+        "no problem has two gold answers",
+        NOTE,
+        sum(problem.gold is not None for problem in problems),
+    )
+    alike = Check(
+        "look-alikes",
+        "problems with the same question and different gold answers whose pictures look alike (not identical)",
+        level=NOTE,
+    )
     for groups, default in ((duplicates.shared_problem, shared), (duplicates.shared_picture, pictures)):
         for group in groups:
-            evaluated = next(problem for problem in group if problem.evaluation)
+            first = next(problem for problem in group if problem.evaluation)
             trained = [problem for problem in group if not problem.evaluation]
             # The same words under pictures that look alike, with another answer: a figure with another label.
-            other_answer = evaluated.gold and all(problem.gold not in (None, evaluated.gold) for problem in trained)
+            other_answer = first.gold and all(problem.gold not in (None, first.gold) for problem in trained)
             item = pictures if other_answer else default
-            item.add(evaluated.source, evaluated.record, f"also {places_of(trained)}")
+            item.add(first.source, first.record, f"also {places_of(trained)}")
     for group in duplicates.same_problem:
-        first, *others = group
-        golds = sorted({problem.gold for problem in group if problem.gold})
-        if len(golds) > 1:
-            disagreeing.add(first.source, first.record, f"also {places_of(others)}; golds {', '.join(golds)}")
-        else:
-            same.add(first.source, first.record, f"also {places_of(others)}")
-    return [shared, pictures, same, disagreeing]
+        if len(distinct_golds(group)) <= 1:
+            same.add(group[0].source, group[0].record, f"also {places_of(group[1:])}")
+            continue
+        identical: dict[tuple[str, ...], list[Problem]] = {}
+        for problem in group:
+            identical.setdefault(problem.pixels, []).append(problem)
+        contradictory = [part for part in identical.values() if len(distinct_golds(part)) > 1]
+        for part in contradictory or [group]:
+            item = disagreeing if contradictory else alike
+            golds = ", ".join(distinct_golds(part))
+            item.add(part[0].source, part[0].record, f"also {places_of(part[1:])}; golds {golds}")
+    return [shared, pictures, same, disagreeing, *([alike] if alike.entries else [])]
+
+
+def distinct_golds(problems: Sequence[Problem]) -> list[str]:
+    """The gold answers, each once."""
+    return sorted({problem.gold for problem in problems if problem.gold})
 
 
 def places_of(problems: Sequence[Problem], limit: int = 5) -> str:

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import numpy as np
 from llamafactory.extras.constants import IGNORE_INDEX
 
+from lcot_plugin.command_checks import check_folder_of
 from lcot_plugin.data.traces import read_trace
 from lcot_plugin.errors import ArgumentError
 from lcot_plugin.integration.cache import digest_of, tokenizer_digest
@@ -26,15 +27,20 @@ from lcot_plugin.integration.data_sets import (
     Findings,
     LoadedSet,
     add_overlong,
+    describe_error,
     encoded_image,
     golds_of,
     load_sets,
+    raw_record,
+    raw_records,
     read_recipe,
+    states_gold,
     tokenise_set,
 )
 from lcot_plugin.integration.tokenising import num_workers
 from lcot_plugin.report.data import DATA_REPORT_FILE
 from lcot_plugin.report.lengths import KINDS, SetLengths, as_dict, cutoff_table, length_table, plot_lengths
+from lcot_plugin.report.raw_view import raw_text
 from lcot_plugin.report.token_view import RecordView, to_html, to_terminal, token_pieces
 from lcot_plugin.rewards import gold_is_usable, verify
 from lcot_plugin.types import Finding, Handling, RecordFault
@@ -62,29 +68,42 @@ def stats(
     report, sets, num_errors = Findings(), [], 0
     for loaded in load_sets(recipe, report):
         if not isinstance(loaded, LoadedSet):
-            print_error(*loaded)
+            print_error(loaded[0], describe_error(report, *loaded))
             num_errors += 1
             continue
-        tokens, aligned = tokenise_set(recipe, loaded, report)
+        try:
+            tokens, aligned = tokenise_set(recipe, loaded, report)
+        except Exception as error:  # the template of another family fails in ways of its own
+            failure = f"tokenising fails with {type(error).__name__}: {error}"
+            report.add_error(loaded.source, failure)
+            print_error(loaded.source, failure)
+            num_errors += 1
+            continue
         lengths = measure(recipe, loaded.source, tokens)
         add_overlong(recipe, loaded.source, tokens, aligned, lengths.counts["total"], report)
         sets.append(lengths)
 
-    print(f"\n{report.table()}\n")
+    print_report(report)
+    folder = out if out is not None else recipe.output_dir / STATS_FOLDER
+    report.write(folder)
+    files = [DATA_REPORT_FILE]
     if any(entry.num_records for entry in sets):
         cutoff_len = recipe.data_args.cutoff_len
         print(f"{length_table(sets)}\n\n{cutoff_table(sets, cutoff_len)}\n")
-        folder = out if out is not None else recipe.output_dir / STATS_FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
         plot_lengths(sets, cutoff_len, folder / PLOT_FILE)
         lengths_text = json.dumps(as_dict(sets, cutoff_len), ensure_ascii=False, indent=2)
         (folder / LENGTHS_FILE).write_text(lengths_text + "\n", encoding="utf-8")
-        report.write(folder)
-        print("\n".join(str(folder / name) for name in (PLOT_FILE, LENGTHS_FILE, DATA_REPORT_FILE)))
+        files = [PLOT_FILE, LENGTHS_FILE, DATA_REPORT_FILE]
+    print("\n".join(str(folder / name) for name in files))
     return 1 if num_errors else 0
 
 
-def print_error(source: str, error: Exception) -> None:
+def print_report(report: Findings, *, faults: bool = True) -> None:
+    """What was decided for the sets, and what became of their records."""
+    print("\n" + "\n\n".join(filter(None, [report.notes_text(), report.table(faults=faults)])) + "\n")
+
+
+def print_error(source: str, error: str) -> None:
     """A data set that cannot be read at all."""
     print(f"lcot data: {source}: {error}", file=sys.stderr)
 
@@ -187,28 +206,39 @@ def show(
 ) -> int:
     """Prints one record as the model sees it, tokens coloured by the loss mask; `html` also writes a page.
 
-    `record`: its 0-based number in the data set; default: the first that can be used.
+    `record`: its 0-based number in the data set; default: the first that can be used. One that training leaves out is
+    shown as it stands in the file, with the reason.
     """
+    if html is not None:
+        check_folder_of(html)
     recipe = read_recipe(config, overrides, datasets, dataset_dir)
     report = Findings()
     loaded = next(load_sets(recipe, report))
-    if not isinstance(loaded, LoadedSet):
-        print_error(*loaded)
+    if isinstance(loaded, LoadedSet):
+        example = find_record(loaded, record, report)
+        view = None
+        if example is not None:
+            record = int(example["_record"])
+            view = record_view(recipe, loaded, example, report)
+        if view is None:
+            assert record is not None
+            view = left_out_view(recipe, loaded.source, record, report)
+    elif record is not None and report.of_record(loaded[0], record):  # every record is left out
+        view = left_out_view(recipe, loaded[0], record, report)
+    else:
+        print_error(loaded[0], str(loaded[1]))
         return 1
-    example = find_record(loaded, record, report)
-    view = record_view(recipe, loaded, example, report)
     stream = stream or sys.stdout
     colour = stream.isatty() and not os.environ.get("NO_COLOR")
     print(to_terminal(view, colour=colour), file=stream)
     if html is not None:
-        html.parent.mkdir(parents=True, exist_ok=True)
         html.write_text(to_html(view), encoding="utf-8")
-        print(html, file=stream)
+        print(html.resolve(), file=stream)
     return 0
 
 
-def find_record(loaded: LoadedSet, record: int | None, report: Findings) -> dict[str, Any]:
-    """The aligned row of a record. Raises ArgumentError for one that there is not, or that was left out."""
+def find_record(loaded: LoadedSet, record: int | None, report: Findings) -> dict[str, Any] | None:
+    """The aligned row of a record; None for one that was left out. Raises ArgumentError for one that there is not."""
     if record is None:
         if not len(loaded.aligned):
             raise ArgumentError(f"{loaded.source}: no record can be used:\n{report.table()}")
@@ -216,20 +246,36 @@ def find_record(loaded: LoadedSet, record: int | None, report: Findings) -> dict
     rows = np.flatnonzero(np.asarray(loaded.aligned["_record"][:]) == record)
     if len(rows):
         return loaded.aligned[int(rows[0])]
-    if findings := report.of_record(loaded.source, record):
-        raise ArgumentError(f"{loaded.source}: record {record} is left out: {describe_findings(findings)}")
+    if report.of_record(loaded.source, record):
+        return None
     last = report.sets[loaded.source].num_records - 1
     raise ArgumentError(f"{loaded.source} has no record {record}: they are numbered from 0 to {last}.")
 
 
-def record_view(recipe: DataRecipe, loaded: LoadedSet, example: dict[str, Any], report: Findings) -> RecordView:
-    """What is shown of an aligned row. Raises ArgumentError for one that cannot be tokenised."""
+def left_out_view(recipe: DataRecipe, source: str, record: int, report: Findings) -> RecordView:
+    """What is shown of a record that training leaves out."""
+    return RecordView(
+        source=source,
+        record=record,
+        pieces=[],
+        findings=[describe_findings([finding]) for finding in report.of_record(source, record)],
+        notes=report.sets[source].notes,
+        raw=raw_text(raw_record(raw_records(recipe, source), record)),
+    )
+
+
+def record_view(recipe: DataRecipe, loaded: LoadedSet, example: dict[str, Any], report: Findings) -> RecordView | None:
+    """What is shown of an aligned row; None for one that cannot be tokenised, the reason is added to `report`."""
     findings = report.of_record(loaded.source, example["_record"])
     row, found = tokenised_row(recipe, example)
+    if not row["input_ids"]:
+        report.add(loaded.source, example["_record"], found)
+        return None
     trained = [label != IGNORE_INDEX for label in row.get("labels", [])] or [False] * len(row["input_ids"])
     response = example.get("_response") or []
     gold, answer_type = golds_of(recipe, loaded).get(example["_record"], (None, "auto"))
     trace = read_trace(response[0]["content"]) if response else None
+    stated = not gold or states_gold(recipe, loaded, [example["_record"]])
     return RecordView(
         source=loaded.source,
         record=example["_record"],
@@ -245,27 +291,25 @@ def record_view(recipe: DataRecipe, loaded: LoadedSet, example: dict[str, Any], 
         answer=trace.conclusion if trace else None,
         gold=gold,
         answer_type=answer_type,
+        gold_origin="" if stated else "taken from the response",
         verdict=verdict_text(gold, answer_type, response),
         findings=[describe_findings([finding]) for finding in [*findings, *found]],
         template=str(recipe.data_args.template or "the model's own"),
         cutoff_len=recipe.data_args.cutoff_len,
+        notes=report.sets[loaded.source].notes,
     )
 
 
 def tokenised_row(recipe: DataRecipe, example: dict[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
     """The row as training has it, and what was found; whole where training leaves it out for its length.
 
-    Raises ArgumentError for a record that cannot be tokenised.
+    A record that cannot be tokenised has no tokens.
     """
     known = len(findings_of(example.get("_findings") or ""))
     row = recipe.tokeniser().row(example)
     findings = findings_of(row["_findings"])[known:]
     if any(finding.fault is RecordFault.OVERLONG and finding.handling is Handling.DROPPED for finding in findings):
         row = recipe.tokeniser(cutoff_len=UNLIMITED).row(example)
-    if not row["input_ids"]:
-        raise ArgumentError(
-            f"{example['_source']}: record {example['_record']} is left out: {describe_findings(findings)}"
-        )
     return row, findings
 
 

@@ -225,6 +225,14 @@ def load_sets(recipe: DataRecipe, report: Findings) -> Iterator[LoadedSet | tupl
             yield name, error
 
 
+def describe_error(report: DataReport, name: str, error: Exception) -> str:
+    """Why a set cannot be used; the reasons of its records, which an error names too, are in the report."""
+    entry = report.sets[name]
+    if entry.num_records and entry.num_dropped >= entry.num_records:
+        return "none of its records can be used, see below"
+    return str(error)
+
+
 def load_aligned(recipe: DataRecipe, attribute: Any, stage: str, report: DataReport) -> Any:
     """The aligned records of a data set that can be used in `stage`."""
     with loading.loading(loading.DataRun(stage, Policies("drop", "drop"), report)):

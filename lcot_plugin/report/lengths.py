@@ -174,7 +174,7 @@ def _colour(index: int) -> str:
 
 def _share(number: int, total: int) -> str:
     if not number:
-        return "0"
+        return "0 (0%)"
     percent = 100 * number / total
     return f"{number:,} ({percent:.1f}%)" if percent >= 0.05 else f"{number:,} (<0.1%)"
 

@@ -2,7 +2,8 @@
 
     token ids, loss mask --token_pieces--> Pieces --to_terminal, to_html--> text with ANSI colours, one HTML file
 
-Tokens that the loss counts are green, the others grey, images are folded to `[image: 752 tokens]`.
+Tokens that the loss counts are green, the others grey, images are folded to `[image: 752 tokens]`. A record that was
+left out has no tokens: it is shown as it stands in the file.
 """
 
 from __future__ import annotations
@@ -54,12 +55,18 @@ class RecordView:
     """What follows the thought."""
     gold: str | None = None
     answer_type: str = "auto"
+    gold_origin: str = ""
+    """Where the gold answer is from, if not from a column of its own."""
     verdict: str = ""
     """What the verifier says of the gold answer and of the answer that the response states."""
     findings: list[str] = field(default_factory=list)
     """What is wrong with the record and what becomes of it."""
     template: str = ""
     cutoff_len: int | None = None
+    notes: list[str] = field(default_factory=list)
+    """What was decided for the whole data set."""
+    raw: str = ""
+    """The record as it stands in the file, for one that was left out."""
 
     @property
     def num_tokens(self) -> int:
@@ -72,6 +79,8 @@ class RecordView:
     @property
     def summary(self) -> str:
         """`1,240 tokens: 488 in the loss, 752 of images`."""
+        if not self.pieces:
+            return "left out: no tokens"
         parts = [f"{self.num_trained:,} in the loss"]
         for name, run in _by_placeholder(self.pieces).items():
             parts.append(f"{run:,} of {name}s")
@@ -134,6 +143,8 @@ def to_terminal(view: RecordView, *, colour: bool) -> str:
                 text = visible("".join(piece.text for piece in group))
                 body.append(_painted(text, TRAINED if trained else MASKED, colour))
     legend = f"{_painted('in the loss', TRAINED, True)}, {_painted('not in the loss', MASKED, True)}" if colour else ""
+    if view.raw:
+        body, legend = [visible(view.raw)], ""
     return "\n".join(filter(None, [*lines, legend])) + "\n\n" + "".join(body).lstrip("\n") + "\n"
 
 
@@ -153,8 +164,9 @@ def visible(text: str) -> str:
 def _facts(view: RecordView) -> list[tuple[str, str]]:
     """What is said of the record besides its tokens, where it is known."""
     facts = [
+        *(("data set", note) for note in view.notes),
         ("template", view.template),
-        ("gold", f"{view.gold} ({view.answer_type})" if view.gold else ""),
+        ("gold", f"{view.gold} ({view.gold_origin or view.answer_type})" if view.gold else ""),
         ("verifier", view.verdict),
         *(("finding", finding) for finding in view.findings),
     ]
@@ -178,6 +190,7 @@ def to_html(view: RecordView) -> str:
         _section("Question", view.question),
         _section("Thought", view.thought),
         _section("Answer", view.answer),
+        _section("The record in its file", visible(view.raw)),
     ]
     return _PAGE.substitute(
         title=html.escape(f"{view.source}, record {view.record}"),
@@ -185,7 +198,7 @@ def to_html(view: RecordView) -> str:
         facts="".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in _facts(view)),
         images="".join(_figure(number, image) for number, image in enumerate(view.images, 1)),
         sections="".join(sections),
-        tokens="".join(map(_token, view.pieces)),
+        tokens=_TOKENS.substitute(tokens="".join(map(_token, view.pieces))) if view.pieces else "",
     )
 
 
@@ -281,6 +294,12 @@ pre, .tokens { margin: 0; padding: .8rem; background: var(--card); border: 1px s
 <dl>$facts</dl>
 <div class="images">$images</div>
 $sections
+$tokens
+</body>
+</html>
+""")
+
+_TOKENS: Any = Template("""\
 <h2>Tokens</h2>
 <div class="legend"><span class="y">in the loss</span> <span class="n">not in the loss</span>
 <span class="f">placeholders</span> <span class="soft">point at a token, or tap it, for its id</span></div>
@@ -297,6 +316,4 @@ box.addEventListener("click", event => {
   bar.textContent = last ? last.title + "   " + JSON.stringify(last.textContent.replace(/\\u23ce/g, "")) : "";
 });
 </script>
-</body>
-</html>
 """)

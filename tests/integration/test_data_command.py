@@ -150,11 +150,86 @@ def test_a_set_that_cannot_be_read_does_not_hide_the_others(run: Run, capsys: py
     code, found = run.check()
     assert code == 1
     assert found["data sets that cannot be read or tokenised"] == [("train", None)]
+    report = json.loads((out / "data_report.json").read_text())
+    assert report["train"]["kept"] == 0 and "is empty" in report["train"]["error"]
+    assert "error" not in report["held_out"]
+
+
+def test_a_set_of_unusable_records_is_told_once(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run.entry("train", **LCOT)
+    for record in range(6):
+        run.spoil("train", record, images=["gone.png"], problem="<image>How many?")
+    code, found = run.check()
+    assert code == 1
+    assert found["data sets that cannot be read or tokenised"] == [("train", None)]
+    assert found["records dropped, missing image"] == [("train", record) for record in range(6)]
+    out, err = capsys.readouterr()
+    printed = out + err
+    assert "train records 0-5: " in printed
+    assert printed.count("check that media_dir is") == 1
+    assert [line.split()[:3] for line in printed.splitlines() if line.startswith("train ")][-1] == ["train", "6", "0"]
 
 
 def test_good_data_pass(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = {"prompt": "problem", "response": "response", "images": "images", "gold": "answer"}
+    for name in ("train", "held_out"):
+        run.entry(name, columns=columns)
     assert run.check() == (0, {})
-    assert "everything is in order" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-2] == "nothing is wrong"
+    assert "ok     gold answers score 1.0 under their own verifier (9)" in printed
+    assert "ok     responses agree with their gold answers (9)" in printed
+    assert "skip" not in printed
+
+
+def test_a_check_of_nothing_is_no_success(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run.write(eval_dataset=None)
+    run.entry("train", columns={"prompt": "problem", "response": "response", "images": "images"})
+    assert run.check() == (0, {})
+    printed = capsys.readouterr().out
+    assert "skip   gold answers: nothing to check" in printed
+    assert "skip   problems of training and evaluation: nothing to check" in printed
+    assert "skip   images of training and evaluation: nothing to check" in printed
+
+
+def test_own_system_prompts_are_a_note(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run.entry("train", columns={"system": "system", "gold": "answer"}, formatting="lcot_auto")
+    run.write(template=f"{TWIN_TEMPLATES['qwen2_5_vl']}_lcot", cutoff_len=512)
+    for record in range(6):
+        run.spoil("train", record, system="Answer in French." if record == 1 else "")
+    code, found = run.check()
+    title = "records that bring their own system prompt, which takes the place of cot_format's"
+    assert (code, found) == (0, {title: [("train", 1)]})
+    printed = capsys.readouterr().out
+    assert f"note   {title}: 1\n         train record 1\n" in printed
+    assert printed.splitlines()[-2] == "nothing is wrong; 1 note above"
+    assert "train: " in printed, "what lcot_auto decided"
+    assert "system prompt" not in checks_printed(run, capsys, default_system="Think.")
+
+
+def checks_printed(run: Run, capsys: pytest.CaptureFixture[str], **changes: Any) -> str:
+    run.write(**changes)
+    run.check()
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("identical", [True, False])
+def test_only_identical_pictures_contradict(identical: bool, run: Run) -> None:
+    columns = {"prompt": "problem", "response": "response", "images": "images", "gold": "answer"}
+    run.entry("train", columns=columns)
+    with Image.open(run.folder / "train_4_0.png") as image:
+        copy = image.convert("RGB")
+    if not identical:
+        copy.putpixel((0, 0), (1, 2, 3))
+    copy.save(run.folder / "train_4_0.png" if identical else run.folder / "copy.png")
+    kept = run.spoil("train", 4)
+    shutil.copy(run.folder / "train_4_0.png", run.folder / "same.png")
+    other = {"answer": "77", "response": "<think>\nHm.\n</think>\n\n\\boxed{77}"}
+    run.spoil("train", 5, **{**kept, **other, "images": ["same.png" if identical else "copy.png"]})
+    _, found = run.check()
+    contradiction = "problems that stand in the data with different gold answers"
+    alike = "problems with the same question and different gold answers whose pictures look alike (not identical)"
+    assert found == {contradiction if identical else alike: [("train", 4)]}
 
 
 def damaged(path: Path) -> None:
@@ -213,6 +288,9 @@ def test_check_survives_the_template_of_another_family(run: Run) -> None:
     assert code == 1
     assert found["differences between the template and the model's chat template"] == [("template llava", None)]
     assert found["data sets that cannot be read or tokenised"] == [("train", None), ("held_out", None)]
+    assert data_command.stats(str(run.recipe), out=run.folder / "stats") == 1
+    report = json.loads((run.folder / "stats" / "data_report.json").read_text())
+    assert [(entry["kept"], "tokenising fails" in entry["error"]) for entry in report.values()] == [(0, True)] * 2
 
 
 def test_show_prints_a_record_and_writes_its_page(run: Run) -> None:
@@ -220,7 +298,7 @@ def test_show_prints_a_record_and_writes_its_page(run: Run) -> None:
         def isatty(self) -> bool:
             return True
 
-    page = run.folder / "pages" / "record.html"
+    page = run.folder / "record.html"
     plain, coloured = io.StringIO(), Terminal()
     assert data_command.show(str(run.recipe), record=2, html=page, stream=plain) == 0
     text = plain.getvalue()
@@ -232,6 +310,9 @@ def test_show_prints_a_record_and_writes_its_page(run: Run) -> None:
     assert f"in the loss]\n<think>\nLet me count: {answer}.\n</think>" in text
     assert "\x1b" not in text
     assert page.read_text().count("data:image/") == 1
+    assert text.splitlines()[-1] == str(page)
+    with pytest.raises(ArgumentError, match="there is no folder"):
+        data_command.show(str(run.recipe), html=run.folder / "gone" / "record.html", stream=plain)
     assert data_command.show(str(run.recipe), datasets="held_out", stream=coloured) == 0
     assert coloured.getvalue().startswith("held_out, record 0\n")
     assert "\x1b[32m<think>" in coloured.getvalue()
@@ -251,8 +332,15 @@ def test_show_a_record_that_training_leaves_out(run: Run) -> None:
     assert "finding: longer than cutoff_len: " in stream.getvalue()
     assert "</think>" in stream.getvalue(), "it is shown whole"
     run.spoil("train", 2, images=["gone.png"])
-    with pytest.raises(ArgumentError, match=r"train: record 2 is left out: missing image: .*gone\.png"):
-        data_command.show(str(run.recipe), record=2, stream=stream)
+    for formatting in ({}, LCOT):
+        run.entry("train", **formatting)
+        stream, page = io.StringIO(), run.folder / "record.html"
+        assert data_command.show(str(run.recipe), record=2, html=page, stream=stream) == 0
+        text = stream.getvalue()
+        assert text.startswith("train, record 2\nleft out: no tokens\n")
+        assert "finding: missing image: " in text and "(dropped)" in text
+        assert '"images": [\n    "gone.png"\n  ]' in text
+        assert "&quot;gone.png&quot;" in page.read_text() and "<script>" not in page.read_text()
     with pytest.raises(ArgumentError, match="train has no record 6: they are numbered from 0 to 5"):
         data_command.show(str(run.recipe), record=6, stream=stream)
 
@@ -261,7 +349,7 @@ def test_show_a_record_that_training_leaves_out(run: Run) -> None:
     ("changes", "message"),
     [
         ({"stage": "dpo"}, "reads the data of sft and grpo, not of stage dpo"),
-        ({"cutof_len": 3}, "no argument is called cutof_len"),
+        ({"cutof_len": 3}, r"recipe.yaml: no argument is called cutof_len: did you mean cutoff_len\?"),
         ({"dataset": None, "eval_dataset": None}, "neither `dataset` nor `eval_dataset`"),
         ({"template": "no_such_template"}, "no_such_template"),
         ({"overlong_policy": "shorten"}, "overlong_policy"),
@@ -273,5 +361,22 @@ def test_a_recipe_that_cannot_work(changes: dict[str, Any], message: str, run: R
 
 
 def test_there_must_be_a_recipe(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"gone\.yaml is not a"):
+    with pytest.raises(ArgumentError, match=r"There is no file .*gone\.yaml"):
         read_recipe(str(tmp_path / "gone.yaml"))
+
+
+def test_a_misspelt_override_is_not_blamed_on_the_file(run: Run) -> None:
+    with pytest.raises(ArgumentError, match=r"^command line: no argument is called cutof_len: did you mean cutoff_len"):
+        read_recipe(str(run.recipe), ["cutof_len=3"])
+
+
+def test_a_gold_answer_that_the_response_states(run: Run) -> None:
+    run.entry("train", formatting="lcot_auto", columns={})
+    answer = run.spoil("train", 2)["answer"]
+    path = run.folder / "train.json"
+    records = [{key: value for key, value in row.items() if key != "answer"} for row in json.loads(path.read_text())]
+    path.write_text(json.dumps(records))
+    stream = io.StringIO()
+    assert data_command.show(str(run.recipe), record=2, stream=stream) == 0
+    assert f"gold: {answer} (taken from the response)" in stream.getvalue()
+    assert "\ndata set: " in stream.getvalue(), "what lcot_auto decided"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lcot_plugin.report.data import MAX_EXAMPLES, DataReport
+import pytest
+
+from lcot_plugin.report.data import MAX_EXAMPLES, DataReport, split_advice
 from lcot_plugin.types import Finding, Handling, RecordFault
 
 
@@ -69,3 +71,48 @@ def test_mixing_is_part_of_the_sum() -> None:
     report.add("x", 1, [Finding(RecordFault.OVERLONG, Handling.DROPPED, "long")])
     assert report.sets["x"].num_kept == 5
     assert "mix_strategy" in report.table() and "-4" in report.table()
+
+
+def test_a_set_that_cannot_be_used_keeps_nothing() -> None:
+    report = DataReport()
+    report.add_set("x", "x.json", 20)
+    report.add_error("x", "wrong columns")
+    report.add_error("y", "no such file")
+    assert [line.split() for line in report.table().splitlines()[1:]] == [
+        ["x", "20", "0", "cannot", "be", "read"],
+        ["y", "0", "0", "cannot", "be", "read"],
+    ]
+    written = report.as_dict()
+    assert (written["x"]["kept"], written["x"]["error"], written["y"]["error"]) == (0, "wrong columns", "no such file")
+
+
+def test_advice_stands_once_below_the_table() -> None:
+    report = DataReport()
+    report.add_set("x", "x.json", 20)
+    found, advice = "/a/long/folder/of/somebody/img.png", "check that media_dir is right."
+    for fault in (RecordFault.MISSING_IMAGE, RecordFault.OUTSIDE_MEDIA_DIR):
+        report.add("x", 3, [Finding(fault, Handling.DROPPED, f"img.png: {found} does not exist; {advice}")])
+    table = report.table()
+    assert table.count("record 3: .../img.png does not exist [1]") == 2
+    assert table.splitlines()[-1] == f"[1] {advice}"
+    assert report.table(faults=False).splitlines()[1:] == table.splitlines()[1:2]
+
+
+@pytest.mark.parametrize(
+    ("detail", "expected"),
+    [
+        ("a.png does not exist: check the path, or set media_dir.", ("a.png does not exist", "check the path, or set")),
+        ("b/a.png: /c/b/a.png does not exist; check it", ("/c/b/a.png does not exist", "check it")),
+        ("12 tokens, cutoff_len is 8", ("12 tokens, cutoff_len is 8", "")),
+        ("", ("", "")),
+    ],
+)
+def test_what_to_do_is_told_from_what_is_wrong(detail: str, expected: tuple[str, str]) -> None:
+    fact, advice = split_advice(detail)
+    assert (fact, advice.startswith(expected[1])) == (expected[0], True)
+
+
+def test_notes_are_named_by_their_set() -> None:
+    report = DataReport()
+    report.add_set("x", "x.json", 3).notes.append("read as lcot_tagged")
+    assert report.notes_text() == "x: read as lcot_tagged"

@@ -48,8 +48,8 @@ def test_lengths_of_each_kind() -> None:
 def test_what_each_cutoff_leaves_out() -> None:
     table = cutoff_table(sets(), 730)
     assert table.splitlines()[0].split()[3:6] == ["730", "(yours)", "1,024"]
-    assert cells(table, "long") == ["2", "(50.0%)", *["1", "(25.0%)"] * 4, "0", "0"]
-    assert cells(table, "prompts") == ["0"] * 7
+    assert cells(table, "long") == ["2", "(50.0%)", *["1", "(25.0%)"] * 4, *["0", "(0%)"] * 2]
+    assert cells(table, "prompts") == ["0", "(0%)"] * 7
     assert cells(table, "all")[:4] == ["2", "(40.0%)", "1", "(20.0%)"]
     assert num_longer(sets()[0], 730) == 2, "a record of exactly cutoff_len tokens is not longer"
 

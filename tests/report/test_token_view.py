@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html.parser
 import io
 from pathlib import Path
@@ -146,3 +147,19 @@ def test_embedded_images_are_scaled_down(view: RecordView, tmp_path: Path) -> No
     noise = tmp_path / "photo.png"
     Image.effect_noise((300, 300), 60).save(noise)
     assert data_url(str(noise))[0].startswith("data:image/jpeg"), "what JPEG makes smaller"
+
+
+def test_a_record_without_tokens_is_shown_as_it_stands() -> None:
+    reason = ["missing image: a.png does not exist (dropped)"]
+    left_out = RecordView("problems", 3, [], findings=reason, raw='{"q": "<b>\x1b"}', notes=["read as lcot_tagged"])
+    text = to_terminal(left_out, colour=True)
+    assert text.startswith("problems, record 3\nleft out: no tokens\ndata set: read as lcot_tagged\nfinding: missing")
+    assert text.endswith('\n\n{"q": "<b>\\x1b"}\n')
+    page = Page(to_html(left_out))
+    assert '{"q": "<b>\\x1b"}' in page.texts and "Tokens" not in page.texts
+    assert not [tag for tag, _ in page.tags if tag in ("script", "b")]
+
+
+def test_where_a_gold_answer_is_from(view: RecordView) -> None:
+    stated = dataclasses.replace(view, gold_origin="taken from the response")
+    assert "gold: 3 (taken from the response)" in to_terminal(stated, colour=False)
