@@ -92,6 +92,8 @@ class CountingImageProcessor:
         backends = ("TorchvisionBackend", "PilBackend", "BaseImageProcessorFast")
         if any(base.__name__ in backends for base in type(self.real).__mro__):
             return image.height, image.width
+        if image.height == 1 and not hasattr(self.real, "split_image"):
+            raise ValueError("the NumPy image processors of transformers 4 cannot read an image of a single row")
         # Of 4.57, those in NumPy infer where the channels are, and take an image of 1 or 3 rows for channels first.
         array = torch.empty(image.height, image.width, 3, device="meta")
         # Of 4 rows too: Idefics3 and SmolVLM in transformers 4.57, where `split_images` has this name.

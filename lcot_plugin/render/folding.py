@@ -24,8 +24,8 @@ class FoldingTokenizer:
         """`placeholders`: tokens that may come in runs; those that are no plain added tokens are ignored."""
         self.tokenizer = tokenizer
         added = {token.content: (token_id, token) for token_id, token in tokenizer.added_tokens_decoder.items()}
-        self._ids = {}
-        for content in placeholders:
+        self._ids: dict[str, int] = {}
+        for content in filter(None, placeholders):
             if content in added:
                 token_id, token = added[content]
                 if not (token.lstrip or token.rstrip or token.single_word or token.normalized):

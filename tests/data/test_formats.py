@@ -346,7 +346,7 @@ def test_auto_is_no_formats_name() -> None:
 
 
 def test_unknown_format() -> None:
-    with pytest.raises(DataError, match="there is no lcot_probelm: did you mean lcot_problem.*lcot_auto, lcot_problem"):
+    with pytest.raises(DataError, match=r"no lcot_probelm: did you mean lcot_problem.*lcot_auto, lcot_problem"):
         get_format("lcot_probelm")
 
 

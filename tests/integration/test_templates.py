@@ -243,7 +243,7 @@ def test_other_templates_come_as_they_did(processor: Any) -> None:
 
     asked = get_template_and_fix_tokenizer(processor.tokenizer, DataArguments(template="qwen2_vl"))
     assert asked is TEMPLATES["qwen2_vl"] and asked.default_system == "You are a helpful assistant."
-    with pytest.raises(ValueError, match="Template missing_lcot does not exist"):
+    with pytest.raises(ValueError, match="there is no missing_lcot: did you mean"):
         get_template_and_fix_tokenizer(processor.tokenizer, DataArguments(template="missing_lcot"))
 
 
