@@ -55,7 +55,8 @@ class Worker:
         )
         # A reader thread, because a pipe cannot be read with a timeout on every platform.
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        threading.Thread(target=_read_lines, args=(self._process.stdout, self._lines), daemon=True).start()
+        self._reader = threading.Thread(target=_read_lines, args=(self._process.stdout, self._lines), daemon=True)
+        self._reader.start()
         try:
             greeting = self._receive(START_SECONDS) or {}
         except queue.Empty:
@@ -101,6 +102,9 @@ class Worker:
         """End the process and reap it."""
         self._process.kill()
         self._process.wait()
+        # Python aborts where it ends while a daemon thread holds a pipe's lock. The pipe is closed now, but for what a
+        # child of the process may hold open.
+        self._reader.join(timeout=1.0)
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # the line that killed it may still be in the buffer
             self._process.stdin.close()
