@@ -19,11 +19,7 @@ def apply(module: ModuleType) -> None:
     original = module.FinetuningArguments
     if issubclass(original, GrpoArguments):
         return
-    if f"{module.__package__}.parser" in sys.modules:
-        raise RuntimeError(
-            "LLaMA-Factory's argument parser is imported already and would go on rejecting `stage: grpo`: call "
-            "lcot_plugin.activation.activate() before the first import of llamafactory"
-        )
+    check_not_bound(module)
     stages = (*get_args(get_type_hints(original)["stage"]), "grpo")
     help_text = next(item.metadata["help"] for item in fields(original) if item.name == "stage")
 
@@ -43,3 +39,12 @@ def apply(module: ModuleType) -> None:
     FinetuningArguments.__module__ = original.__module__
     FinetuningArguments.__qualname__ = "FinetuningArguments"
     module.FinetuningArguments = FinetuningArguments
+
+
+def check_not_bound(module: ModuleType) -> None:
+    """Raises RuntimeError where LLaMA-Factory's argument parser has bound the classes of `module` already."""
+    if f"{module.__package__}.parser" in sys.modules:
+        raise RuntimeError(
+            "LLaMA-Factory's argument parser is imported already and would go on rejecting the keys of lcot_plugin: "
+            "call lcot_plugin.activation.activate() before the first import of llamafactory"
+        )

@@ -22,6 +22,11 @@ CODE = ("data", "render", "rewards", "integration", "types.py")
 """What of this package decides about tokens."""
 
 
+def may_use_cache(data_args: Any, training_args: Any) -> bool:
+    """Whether cached results serve: other processes always take what the first one has just written."""
+    return not data_args.overwrite_cache or training_args.local_process_index != 0
+
+
 def digest_of(*parts: Any) -> str:
     """A hexadecimal fingerprint of JSON-like values and dataclasses, and of the code."""
     text = json.dumps([code_digest(), *parts], sort_keys=True, default=_plain)

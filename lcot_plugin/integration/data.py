@@ -25,6 +25,7 @@ from llamafactory.extras.logging import get_logger
 
 from lcot_plugin.errors import ArgumentError, DataError
 from lcot_plugin.integration import plain_formats
+from lcot_plugin.integration.cache import may_use_cache
 from lcot_plugin.integration.conversion import aligned_features, convert, convert_stream, is_ours, make_converter
 from lcot_plugin.integration.json_files import json_paths, load_json
 from lcot_plugin.integration.settling import Policies, print_example, publish, say, settled, settled_stream
@@ -244,11 +245,6 @@ def warn_of_other_tokens(template: Any, name: str | None, processor: Any, traini
             f"template: {name} writes other tokens than the chat template of the model: {difference} Training works, "
             "but the model has to learn the new form; check that the template is that of its family."
         )
-
-
-def may_use_cache(data_args: Any, training_args: Any) -> bool:
-    """Whether cached results serve: other processes always take what the first one has just written."""
-    return not data_args.overwrite_cache or training_args.local_process_index != 0
 
 
 @contextmanager

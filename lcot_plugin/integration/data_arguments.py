@@ -6,11 +6,11 @@ run. Can go when LLaMA-Factory has an extension point for arguments.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from types import ModuleType
 
 from lcot_plugin.data_arguments import LcotDataArguments
+from lcot_plugin.integration.arguments import check_not_bound
 
 
 def apply(module: ModuleType) -> None:
@@ -18,11 +18,7 @@ def apply(module: ModuleType) -> None:
     original = module.DataArguments
     if issubclass(original, LcotDataArguments):
         return
-    if f"{module.__package__}.parser" in sys.modules:
-        raise RuntimeError(
-            "LLaMA-Factory's argument parser is imported already and would go on rejecting the keys of lcot_plugin: "
-            "call lcot_plugin.activation.activate() before the first import of llamafactory"
-        )
+    check_not_bound(module)
 
     @dataclass
     class DataArguments(LcotDataArguments, original):  # type: ignore[misc, valid-type]

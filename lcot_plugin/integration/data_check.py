@@ -27,13 +27,13 @@ from lcot_plugin.integration.data_sets import (
     LoadedSet,
     add_overlong,
     describe_error,
-    encoded_image,
     golds_of,
     load_sets,
     read_recipe,
     states_gold,
     tokenise_set,
 )
+from lcot_plugin.integration.pictures import encoded_image
 from lcot_plugin.integration.template_check import differences
 from lcot_plugin.integration.templates import SUFFIX
 from lcot_plugin.integration.tokenising import num_workers

@@ -28,7 +28,6 @@ from lcot_plugin.integration.data_sets import (
     LoadedSet,
     add_overlong,
     describe_error,
-    encoded_image,
     golds_of,
     load_sets,
     raw_record,
@@ -37,6 +36,7 @@ from lcot_plugin.integration.data_sets import (
     states_gold,
     tokenise_set,
 )
+from lcot_plugin.integration.pictures import encoded_image
 from lcot_plugin.integration.tokenising import num_workers
 from lcot_plugin.report.data import DATA_REPORT_FILE
 from lcot_plugin.report.lengths import KINDS, SetLengths, as_dict, cutoff_table, length_table, plot_lengths

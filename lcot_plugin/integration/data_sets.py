@@ -27,6 +27,7 @@ from lcot_plugin.command_checks import near_names, read_run_file
 from lcot_plugin.data.formats import get_format
 from lcot_plugin.errors import ArgumentError, LcotError, RecordError
 from lcot_plugin.integration import data as loading
+from lcot_plugin.integration.cache import may_use_cache
 from lcot_plugin.integration.conversion import JSON_COLUMN, findings_of, is_ours, make_converter, rows_with_findings
 from lcot_plugin.integration.settling import Policies
 from lcot_plugin.integration.tokenising import RecordTokeniser, tokenise
@@ -308,7 +309,7 @@ def tokenise_set(recipe: DataRecipe, loaded: LoadedSet, report: Findings) -> tup
     tokeniser = recipe.tokeniser(
         cutoff_len=UNLIMITED, overlong_policy="drop", train_on_prompt=False, mask_history=recipe.stage == "sft"
     )
-    use_cache = loading.may_use_cache(recipe.data_args, recipe.training_args)
+    use_cache = may_use_cache(recipe.data_args, recipe.training_args)
     tokens = tokenise(loaded.aligned, tokeniser, use_cache, f"Tokenising {loaded.source}")
     dropped = set()
     for row, name in rows_with_findings(tokens):
@@ -344,10 +345,3 @@ def add_overlong(recipe: DataRecipe, source: str, tokens: Any, aligned: Any, tot
     for row, record, handling in zip(rows.tolist(), records, handlings, strict=True):
         detail = f"{int(totals[row]):,} tokens, cutoff_len is {cutoff_len:,}"
         report.add(source, record, [Finding(RecordFault.OVERLONG, handling, detail)])
-
-
-def encoded_image(image: Any) -> str | bytes | None:
-    """The path or the contents of an aligned image; None for one that is neither."""
-    if isinstance(image, dict):
-        image = image.get("path") if image.get("bytes") is None else image["bytes"]
-    return image if isinstance(image, (str, bytes)) else None

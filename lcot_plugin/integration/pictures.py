@@ -64,6 +64,13 @@ def warn_once(message: str) -> None:
     logger.warning(message)
 
 
+def encoded_image(image: Any) -> str | bytes | None:
+    """The path or the contents of an aligned image; None for one that is neither."""
+    if isinstance(image, dict):
+        image = image.get("path") if image.get("bytes") is None else image["bytes"]
+    return image if isinstance(image, (str, bytes)) else None
+
+
 def decode(images: Sequence[Any], policy: str) -> tuple[list[Image.Image], list[str]]:
     """The pictures with their pixels, a grey one for each that is broken, and what is wrong with those.
 
@@ -71,18 +78,18 @@ def decode(images: Sequence[Any], policy: str) -> tuple[list[Image.Image], list[
     """
     pictures, faults = [], []
     for image in images:
-        if isinstance(image, dict):
-            image = image.get("path") if image.get("bytes") is None else image["bytes"]
+        encoded = encoded_image(image)
         try:
-            picture = image if isinstance(image, Image.Image) else Image.open(_file(image))
+            picture = image if isinstance(image, Image.Image) else Image.open(_file(encoded))
             picture.load()
         except MEDIA_ERRORS as error:
-            name = image if isinstance(image, str) else "a picture in the data set"
+            name = encoded if isinstance(encoded, str) else "a picture in the data set"
             fault = f"{name}: {error}"
             if policy == "error":
                 raise DataError(f"{fault}. bad_record_policy: drop goes on without such records.") from error
             try:
-                picture = Image.new("RGB", read_header(image, whole=False).size, GREY)
+                assert encoded is not None, "what is no picture was left out in tokenising"
+                picture = Image.new("RGB", read_header(encoded, whole=False).size, GREY)
             except RecordError as gone:
                 raise DataError(f"{gone} It was there when the data were tokenised.") from error
             faults.append(fault)

@@ -12,7 +12,7 @@ from typing import Any
 
 from lcot_plugin.data.gold import gold_text
 from lcot_plugin.errors import DataError
-from lcot_plugin.integration.cache import digest_of, media_paths
+from lcot_plugin.integration.cache import digest_of, may_use_cache, media_paths
 from lcot_plugin.integration.conversion import aligned_features, as_media, record_features
 from lcot_plugin.rewards import extract_answer
 
@@ -124,7 +124,7 @@ def _align_with_gold(original: Any, dataset: Any, dataset_attr: Any, data_args: 
             )
     options = {
         "num_proc": data_args.preprocessing_num_workers,
-        "load_from_cache_file": not data_args.overwrite_cache or training_args.local_process_index != 0,
+        "load_from_cache_file": may_use_cache(data_args, training_args),
     }
     extras = dataset.map(
         _extra_columns,

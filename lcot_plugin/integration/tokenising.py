@@ -25,7 +25,7 @@ from PIL import Image
 from lcot_plugin.errors import ArgumentError, DataError, RecordError
 from lcot_plugin.integration.cache import digest_of, media_digest, media_paths, tokenizer_digest
 from lcot_plugin.integration.conversion import findings_text
-from lcot_plugin.integration.pictures import MEDIA_ERRORS
+from lcot_plugin.integration.pictures import MEDIA_ERRORS, encoded_image
 from lcot_plugin.integration.token_counting import without_pixels
 from lcot_plugin.render.folding import FoldingTokenizer
 from lcot_plugin.render.headers import HeaderImage, read_header
@@ -281,15 +281,14 @@ def check_placeholders(turns: list[dict[str, str]], images: list[Any]) -> None:
 
 def header_of(image: Any) -> HeaderImage:
     """Size and mode of an aligned image: a path, bytes, `{"bytes", "path"}` or a PIL image. Raises RecordError."""
-    if isinstance(image, dict):
-        image = image.get("path") if image.get("bytes") is None else image["bytes"]
     if isinstance(image, Image.Image):
         return HeaderImage(image.size, image.mode)
-    if not isinstance(image, (str, bytes)):
+    encoded = encoded_image(image)
+    if encoded is None:
         raise RecordError(
             RecordFault.BROKEN_IMAGE, f"an image is of type {type(image).__name__}: write its path, or its bytes"
         )
-    return read_header(image)
+    return read_header(encoded)
 
 
 def describe_media(images: list[Any] | None) -> str:

@@ -88,17 +88,6 @@ class DataReport:
     def num_findings(self) -> int:
         return sum(sum(entry.counts.values()) for entry in self.sets.values())
 
-    def dropped_examples(self, source: str, limit: int = 10) -> list[str]:
-        """`record 3: missing image: ...` for the first records of `source` that were left out."""
-        entry = self.sets.get(source, SetReport())
-        lines = [
-            (record, f"record {record}: {fault}: {detail}")
-            for (fault, handling), examples in entry.examples.items()
-            if handling == Handling.DROPPED
-            for record, detail in examples
-        ]
-        return [line for _, line in sorted(lines)[:limit]]
-
     def notes_text(self) -> str:
         """`train: read as lcot_tagged...`, one line per note; for a terminal."""
         return "\n".join(f"{source}: {note}" for source, entry in self.sets.items() for note in entry.notes)

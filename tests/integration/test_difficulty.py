@@ -236,6 +236,20 @@ def test_a_picture_that_does_not_decode_is_left_out(
     assert summary["problems"]["left_out"] == 1
 
 
+def test_a_line_that_is_no_json_keeps_its_number(recipe: Path, tmp_path: Path, judged: list[ScoringRequest]) -> None:
+    lines = [json.dumps({"problem": f"{n} + 1?", "answer": n + 1}) for n in range(3)]
+    (tmp_path / "lines.jsonl").write_text("\n".join([lines[0], '{"problem": "2 +', *lines[1:]]))
+    info = {"lines": {"file_name": "lines.jsonl", "formatting": "lcot_problem"}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    out = tmp_path / "out"
+    difficulty(str(recipe), ["eval_dataset=lines"], rollouts=2, out=out)
+    written = records_of(out / "lines.jsonl")
+    assert [record["answer"] for record in written] == [1, 2, 3]
+    measured = {(request.record, request.gold) for request in judged}
+    assert measured == {(0, "1"), (2, "2"), (3, "3")}
+    assert all(record["num_rollouts"] == 2 for record in written)
+
+
 def test_parquet_keeps_its_pictures(recipe: Path, tmp_path: Path, judged: list[ScoringRequest]) -> None:
     from pyarrow import parquet
 

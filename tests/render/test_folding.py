@@ -62,6 +62,15 @@ def test_a_token_that_swallows_spaces_is_left_alone(twin: Any) -> None:
     assert folding.encode(text, add_special_tokens=False) == tokenizer.encode(text, add_special_tokens=False)
 
 
+def test_a_tokenizer_that_splits_special_tokens(twin: Any) -> None:
+    """LLaMA-Factory's `split_special_tokens`: a placeholder is text then, and a run of them is longer text."""
+    tokenizer = AutoTokenizer.from_pretrained(twin("qwen2_5_vl"), split_special_tokens=True)
+    text = "a" + "<|image_pad|>" * 3 + "b"
+    expected = tokenizer.encode(text, add_special_tokens=False)
+    assert tokenizer.convert_tokens_to_ids("<|image_pad|>") not in expected
+    assert FoldingTokenizer(tokenizer, ["<|image_pad|>"]).encode(text, add_special_tokens=False) == expected
+
+
 def test_it_is_the_tokenizer_otherwise_and_travels_to_workers(twin: Any) -> None:
     tokenizer = tokenizer_of(twin("qwen2_5_vl"))
     folding = pickle.loads(pickle.dumps(FoldingTokenizer(tokenizer, ["<|image_pad|>"])))
