@@ -35,6 +35,7 @@ SEAMS: dict[str, str] = {
     "llamafactory.data.loader": "lcot_plugin.integration.data",
     "llamafactory.model.model_utils.visual": "lcot_plugin.integration.composite_models",
     "llamafactory.train.sft.trainer": "lcot_plugin.integration.resume",
+    "llamafactory.train.sft.workflow": "lcot_plugin.integration.packing",
     "llamafactory.train.tuner": "lcot_plugin.integration.stage",
     "llamafactory.webui.runner": "lcot_plugin.integration.webui",
 }

@@ -6,7 +6,7 @@ In: what the user wrote. Out: `LcotDataArguments` (part of LLaMA-Factory's DataA
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lcot_plugin.errors import ArgumentError
 
@@ -44,10 +44,16 @@ class LcotDataArguments:
         "GRPO: leave them out and say so (`drop`), or stop and name them (`error`).",
     )
 
-    def check_data(self) -> None:
-        """Raises ArgumentError for a value that is none of the choices: LLaMA-Factory does not check a YAML file's."""
-        hints = get_type_hints(LcotDataArguments)
-        for item in fields(LcotDataArguments):
-            choices = get_args(hints[item.name])
-            if getattr(self, item.name) not in choices:
-                raise ArgumentError(f"{item.name}: {getattr(self, item.name)!r} must be one of {', '.join(choices)}.")
+
+def check_choices(arguments: Any, group: type) -> None:
+    """Raises ArgumentError for a value that is none of its choices: LLaMA-Factory does not check a YAML file's.
+
+    `group`: the dataclass among the bases of `arguments` whose keys are checked.
+    """
+    hints = get_type_hints(group)
+    for item in fields(group):
+        if get_origin(hints[item.name]) is not Literal:
+            continue
+        choices = get_args(hints[item.name])
+        if getattr(arguments, item.name) not in choices:
+            raise ArgumentError(f"{item.name}: {getattr(arguments, item.name)!r} must be one of {', '.join(choices)}.")

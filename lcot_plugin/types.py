@@ -8,7 +8,11 @@
     RolloutGroup    --rewards--> one Score per completion     (the verdict and every reward, unweighted)
     Score           --policy.advantage--> TrainingSequence    (what one row of the policy update needs)
 
-Nothing here imports torch: tensors appear in annotations only.
+    token ids, label mask --packing.plan--> PackPlan          (which examples every rank computes at every micro-step)
+    PackPlan        --integration--> PackExample              (the examples of one pack, pictures decoded)
+    PackExample     --packing.batch--> PackedBatch            (one flat row of tokens cut into segments; nothing padded)
+
+Nothing here imports torch or NumPy: tensors and arrays appear in annotations only.
 
 Legend: P prompts, G completions per prompt, T tokens of one completion, L tokens of one prompt.
 """
@@ -16,11 +20,12 @@ Legend: P prompts, G completions per prompt, T tokens of one completion, L token
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -320,3 +325,127 @@ class TrainingSequence:
     update is made per rollout and the current ones serve."""
     ref_logps: list[float] | None = None
     """[T] log-probabilities under the reference policy; None where grpo_beta is 0."""
+
+
+@dataclass(frozen=True)
+class ExampleSizes:
+    """What a plan must know of every example of a data set; nothing is decoded for it."""
+
+    tokens: np.ndarray
+    """[n] int64, length in tokens, image placeholders included."""
+    patches: np.ndarray
+    """[n] int64, patches that the vision tower reads; 0 for text."""
+    labels: np.ndarray
+    """[n] int64, tokens that are trained on."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class PackLimits:
+    """What a pack may hold at most."""
+
+    max_tokens: int
+    max_patches: int = 0
+    """0: as many as the tokens allow."""
+
+
+@dataclass(frozen=True)
+class PackPlan:
+    """The packs of one epoch, in the order of training.
+
+    Pack `m * num_ranks + r` is what rank r computes at micro-step m. Example with 2 ranks and 2 micro-steps per
+    optimizer step, 5 examples: `indices 3 0 2 4 1`, `offsets 0 1 3 4 5`: in the first micro-step rank 0 has example 3
+    and rank 1 examples 0 and 2, in the second rank 0 has 4 and rank 1 has 1.
+    """
+
+    indices: np.ndarray
+    """[num_placed] int64, examples in the order of the packs."""
+    offsets: np.ndarray
+    """[num_packs + 1] int64: pack k is `indices[offsets[k]:offsets[k + 1]]`."""
+    idle: np.ndarray
+    """[num_packs] bool: True where a pack repeats an example because a rank would have had none; its labels are
+    masked."""
+    num_ranks: int
+    micro_steps: int
+    """Micro-steps per optimizer step; the last optimizer step of an epoch may have fewer."""
+
+    @property
+    def num_packs(self) -> int:
+        return len(self.offsets) - 1
+
+
+@dataclass(frozen=True)
+class Segments:
+    """How a flat row of tokens is cut, and who sees whom.
+
+    A token sees the tokens up to itself of its own segment, and every token of its segment's ancestors. Example, a
+    prompt of 5 tokens and two completions of 3 and 2: `lengths (5, 3, 2)`, `parents (-1, 0, 0)`: tokens
+    `p p p p p a a a b b`; the last b sees `p p p p p` and both b.
+    """
+
+    lengths: tuple[int, ...]
+    parents: tuple[int, ...] = ()
+    """Per segment the index of an earlier one, or -1; empty where no segment has a parent."""
+    image_blocks: tuple[tuple[int, int], ...] = ()
+    """Flat ranges [start, end), each within one segment, whose tokens see each other in both directions (Gemma 3);
+    empty for families that are causal inside images too."""
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(self.lengths)
+
+
+@dataclass(frozen=True)
+class PackExample:
+    """One example of a pack as the model takes it."""
+
+    input_ids: list[int]
+    """[L] token ids, image placeholders expanded."""
+    labels: list[int]
+    """[L] the token itself where it is trained, -100 elsewhere."""
+    media: dict[str, torch.Tensor] = field(default_factory=dict)
+    """The processor's tensors of this example's images and videos; the first axis runs over images, tiles, patches or
+    (LLaVA-OneVision's batch_num_images) examples. Empty without media."""
+
+
+@dataclass
+class PackedBatch:
+    """What the model computes in one pass: N tokens of several segments in one row, none of them padding."""
+
+    input_ids: torch.Tensor
+    """[1, N] int64."""
+    position_ids: torch.Tensor
+    """[1, N] int64, or [3, 1, N] for multimodal rope (mrope); each example counts from 0."""
+    segments: Segments
+    media: dict[str, torch.Tensor]
+    """The processor's tensors of all images, in the order of their tokens; empty without images."""
+    token_types: dict[str, torch.Tensor]
+    """Token types that the family's forward asks for, [1, N] int64 each."""
+    target_columns: torch.Tensor
+    """[n] int64, the column before each trained token: its hidden state predicts it."""
+    target_ids: torch.Tensor
+    """[n] int64, the trained tokens."""
+    target_weights: torch.Tensor
+    """[n] float32, what each weighs in the loss before normalisation: 1, or 1 / (trained tokens of its example); 0 in
+    an idle pack."""
+    num_patches: int = 0
+    num_examples: int = 0
+    """Examples that are trained on."""
+
+    def to(self, device: Any, non_blocking: bool = False) -> PackedBatch:
+        """A copy with every tensor on `device`; the name and signature that accelerate looks for."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> PackedBatch:
+        """A copy with every tensor in pinned memory; the name that torch's DataLoader looks for."""
+        return self._mapped(lambda tensor: tensor.pin_memory())
+
+    def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> PackedBatch:
+        def mapped(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: mapped(item) for key, item in value.items()}
+            return change(value) if hasattr(value, "to") else value
+
+        return PackedBatch(**{item.name: mapped(getattr(self, item.name)) for item in fields(self)})

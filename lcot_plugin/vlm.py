@@ -71,6 +71,17 @@ class VisionLanguageModel:
         self.vocab_size = base.get_output_embeddings().weight.shape[0]
         self.banned_token_ids = self._banned(tokenizer, extra_placeholders)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For worker processes that are not forked: the model's weights stay behind, since its rope index needs
+        nothing but the configuration."""
+        state = {**vars(self), "_forward_parameters": dict(self._forward_parameters)}
+        if self._get_rope_index is not None:
+            owner = self._get_rope_index.__self__
+            empty = object.__new__(type(owner))
+            vars(empty)["config"] = owner.config
+            state["_get_rope_index"] = getattr(empty, self._get_rope_index.__name__)
+        return state
+
     def _config_id(self, *keys: str) -> int | None:
         return next((value for key in keys if (value := getattr(self.config, key, None)) is not None), None)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "lcot_plugin"
-COMMON = {"types", "errors", "vlm"}
+COMMON = {"types", "errors", "vlm", "head"}
 ROOMS: dict[str, set[str]] = {
     "data": COMMON | {"rewards"},
     "render": COMMON,

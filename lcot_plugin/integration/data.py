@@ -97,6 +97,7 @@ def apply(module: ModuleType) -> None:
         tokenizer: Any,
         processor: Any = None,
     ) -> Any:
+        check_packing_is_possible(data_args, training_args, stage)
         if stage not in STAGES:
             return original_get(template, model_args, data_args, training_args, stage, tokenizer, processor)
         template.bad_record_policy = data_args.bad_record_policy  # all that the collator is given
@@ -213,6 +214,18 @@ def apply(module: ModuleType) -> None:
     module.align_dataset = align_dataset
     module.merge_dataset = merge_dataset
     module._get_preprocessed_dataset = _get_preprocessed_dataset
+
+
+def check_packing_is_possible(data_args: Any, training_args: Any, stage: str) -> None:
+    """Raises ArgumentError where `length_aware_packing` would be ignored."""
+    from lcot_plugin.integration.packing import packs_now
+
+    if data_args.length_aware_packing and training_args.do_train and not packs_now():
+        where = f"stage: {stage}" if stage != "sft" else "Megatron, HyperParallel or another training loop"
+        raise ArgumentError(
+            f"length_aware_packing: it packs the examples of LLaMA-Factory's own SFT loop, {where} does not use it. "
+            "Remove it."
+        )
 
 
 def count_mixed(datasets: list[Any], merged: Any, report: DataReport) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from lcot_plugin.errors import DataError
 from lcot_plugin.integration.pictures import MEDIA_ERRORS, decode
+from lcot_plugin.packing.batch import join_media
 from lcot_plugin.types import EncodedPrompt, PromptRecord
 from lcot_plugin.vlm import VisionLanguageModel
 
@@ -43,24 +44,17 @@ class PromptEncoder:
                     f"{record.source}, record {record.record} is not trained on, since its picture is broken: "
                     + "; ".join(faults)
                 )
-            inputs = self.template.mm_plugin.get_mm_inputs(
-                pictures,
-                record.videos,
-                record.audios,
-                [len(record.images)],
-                [len(record.videos)],
-                [len(record.audios)],
-                [record.input_ids],
+            media = media_tensors(
+                self.template,
                 self.processor,
+                self.vlm,
+                record.input_ids,
+                images=pictures,
+                videos=record.videos,
+                audios=record.audios,
             )
         except MEDIA_ERRORS as error:
             raise DataError(f"{record.source}, record {record.record}: its media cannot be read: {error}") from error
-        # Token types belong to the sequence and are made for each pass; what forward does not take is bookkeeping.
-        media = {
-            key: torch.as_tensor(value)
-            for key, value in inputs.items()
-            if self.vlm.accepts(key) and not key.endswith("token_type_ids")
-        }
         return EncodedPrompt(record, media, usable=not faults)
 
     def white_image(self, tokenizer: Any) -> EncodedPrompt:
@@ -75,18 +69,38 @@ class PromptEncoder:
         return self(PromptRecord(ids, images, question="", gold="", source="white image", record=0))
 
 
+def media_tensors(
+    template: Any,
+    processor: Any,
+    vlm: VisionLanguageModel,
+    input_ids: Sequence[int],
+    *,
+    images: Sequence[Any],
+    videos: Sequence[Any],
+    audios: Sequence[Any],
+) -> dict[str, torch.Tensor]:
+    """What the model's forward takes for the media of one sequence of tokens; some plugins count in `input_ids`.
+
+    Raises one of MEDIA_ERRORS where media cannot be read.
+    """
+    inputs = template.mm_plugin.get_mm_inputs(
+        images, videos, audios, [len(images)], [len(videos)], [len(audios)], [input_ids], processor
+    )
+    # Token types belong to the sequence and are made for each pass; what forward does not take is bookkeeping.
+    return {
+        key: torch.as_tensor(value)
+        for key, value in inputs.items()
+        if vlm.accepts(key) and not key.endswith("token_type_ids")
+    }
+
+
 def batch_media(prompts: Sequence[EncodedPrompt]) -> dict[str, torch.Tensor]:
     """The media of several prompts, joined along the first axis, in order; a text-only prompt adds nothing.
 
     Raises DataError where a family's tensors differ in shape from image to image.
     """
-    keys = {key for prompt in prompts for key in prompt.media}
-    try:
-        return {key: torch.cat([p.media[key] for p in prompts if key in p.media]) for key in sorted(keys)}
-    except RuntimeError as error:
-        shapes = {key: [tuple(p.media[key].shape) for p in prompts if key in p.media] for key in keys}
-        raise DataError(
-            f"The images of these prompts cannot be batched, their tensors differ in shape ({shapes}): use "
-            "grpo_rollout_batch_size and per_device_train_batch_size that put one prompt in a batch, or images of one "
-            "size."
-        ) from error
+    return join_media(
+        [prompt.media for prompt in prompts],
+        "use grpo_rollout_batch_size and per_device_train_batch_size that put one prompt in a batch, or images of one "
+        "size.",
+    )

@@ -449,6 +449,15 @@ PINS: tuple[Pin, ...] = (
         parameters="tokenizer model_args finetuning_args is_trainable add_valuehead",
     ),
     Pin("model", "load_tokenizer", "integration/grpo.py", "loads the processor with it", parameters="model_args"),
+    # integration/packing.py
+    Pin(
+        "train.sft.workflow",
+        "run_sft",
+        "integration/packing.py",
+        "wraps it and puts a trainer on packs in the place of its own",
+        parameters="model_args data_args training_args finetuning_args generating_args callbacks",
+        calls=("trainer = CustomSeq2SeqTrainer(", "SFTDataCollatorWith4DAttentionMask("),
+    ),
     # integration/data_sets.py
     Pin("hparams.parser", "_TRAIN_ARGS", "integration/data_sets.py", "tells the keys about data from the others by it"),
     Pin(

@@ -46,12 +46,12 @@ class Setting:
     """LLaMA Board writes it for every stage; the user has not asked for it."""
 
 
-def _differs(group: str, key: str, default: Any = None) -> Callable[[RunArguments], bool]:
+def differs(group: str, key: str, default: Any = None) -> Callable[[RunArguments], bool]:
     """Whether a value is neither off nor `default`; a key that this version of transformers lacks is not."""
     return lambda run: getattr(getattr(run, group), key, default) not in (None, False, default)
 
 
-def _dispatches(key: str) -> Callable[[RunArguments], bool]:
+def dispatches(key: str) -> Callable[[RunArguments], bool]:
     return lambda run: bool(getattr(run.training.accelerator_config, key, False))
 
 
@@ -64,7 +64,7 @@ def _zero_3(run: RunArguments) -> bool:
     return plugin is not None and plugin.zero_stage == 3
 
 
-def _fsdp(run: RunArguments) -> bool:
+def uses_fsdp(run: RunArguments) -> bool:
     # `accelerate launch` says it through the environment alone.
     return bool(run.training.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1", "yes")
 
@@ -102,33 +102,33 @@ REFUSED: tuple[Setting, ...] = (
     # What is run
     Setting(
         "do_predict",
-        _differs("training", "do_predict"),
+        differs("training", "do_predict"),
         "write `do_eval: true` instead: it writes the metrics and every completion with its verdict.",
     ),
-    Setting("USE_MCA", _differs("finetuning", "use_mca"), "unset this environment variable: Megatron runs SFT only."),
-    Setting("use_hyper_parallel", _differs("finetuning", "use_hyper_parallel"), "it runs SFT only. Remove it."),
+    Setting("USE_MCA", differs("finetuning", "use_mca"), "unset this environment variable: Megatron runs SFT only."),
+    Setting("use_hyper_parallel", differs("finetuning", "use_hyper_parallel"), "it runs SFT only. Remove it."),
     # Loss
-    Setting("use_dft_loss", _differs("finetuning", "use_dft_loss"), _SFT_LOSS),
-    Setting("use_eaft_loss", _differs("finetuning", "use_eaft_loss"), _SFT_LOSS),
-    Setting("use_asft_loss", _differs("finetuning", "use_asft_loss"), _SFT_LOSS),
+    Setting("use_dft_loss", differs("finetuning", "use_dft_loss"), _SFT_LOSS),
+    Setting("use_eaft_loss", differs("finetuning", "use_eaft_loss"), _SFT_LOSS),
+    Setting("use_asft_loss", differs("finetuning", "use_asft_loss"), _SFT_LOSS),
     # Model
     Setting(
         "neftune_noise_alpha",
-        _differs("training", "neftune_noise_alpha"),
+        differs("training", "neftune_noise_alpha"),
         f"it adds noise to the embeddings in the update only; {_OFF_POLICY}",
         of_sft=True,
     ),
-    Setting("mixture_of_depths", _differs("model", "mixture_of_depths"), f"it skips tokens in training; {_OFF_POLICY}"),
-    Setting("use_unsloth", _differs("model", "use_unsloth"), "it replaces the forward pass that is read. Remove it."),
+    Setting("mixture_of_depths", differs("model", "mixture_of_depths"), f"it skips tokens in training; {_OFF_POLICY}"),
+    Setting("use_unsloth", differs("model", "use_unsloth"), "it replaces the forward pass that is read. Remove it."),
     Setting(
         "use_unsloth_gc",
-        _differs("model", "use_unsloth_gc"),
+        differs("model", "use_unsloth_gc"),
         "it is written for SFT's forward pass. Remove it: LLaMA-Factory's own gradient checkpointing is used.",
     ),
-    Setting("use_kt", _differs("model", "use_kt"), "KTransformers runs SFT only. Remove it."),
+    Setting("use_kt", differs("model", "use_kt"), "KTransformers runs SFT only. Remove it."),
     Setting(
         "torch_compile",
-        _differs("training", "torch_compile"),
+        differs("training", "torch_compile"),
         "prompts, images and completions differ in size at every step, so each would compile anew. Remove it.",
     ),
     # Devices
@@ -139,26 +139,26 @@ REFUSED: tuple[Setting, ...] = (
     ),
     Setting(
         "fsdp",
-        _fsdp,
+        uses_fsdp,
         "not supported yet: use DDP (`torchrun`), or DeepSpeed with a ZeRO-1 or ZeRO-2 configuration.",
     ),
     # Batches
-    Setting("streaming", _differs("data", "streaming"), "the number of prompts must be known. Remove it."),
-    Setting("packing", _differs("data", "packing"), "prompts are never concatenated. Remove it.", of_sft=True),
+    Setting("streaming", differs("data", "streaming"), "the number of prompts must be known. Remove it."),
+    Setting("packing", differs("data", "packing"), "prompts are never concatenated. Remove it.", of_sft=True),
     Setting(
         "auto_find_batch_size",
-        _differs("training", "auto_find_batch_size"),
+        differs("training", "auto_find_batch_size"),
         "a group must stay in one batch. Remove it; when memory runs out, lower `per_device_train_batch_size` and "
         "raise `gradient_accumulation_steps`.",
     ),
     Setting(
         "accelerator_config: split_batches",
-        _dispatches("split_batches"),
+        dispatches("split_batches"),
         "each process samples its own prompts. Remove it.",
     ),
     Setting(
         "accelerator_config: dispatch_batches",
-        _dispatches("dispatch_batches"),
+        dispatches("dispatch_batches"),
         "each process samples its own prompts. Remove it.",
     ),
     # Sampling
@@ -183,13 +183,13 @@ REFUSED: tuple[Setting, ...] = (
         "`do_sample: false` or `temperature: 0` would make all of these samples the greedy answer, which is measured "
         "anyway: write `grpo_eval_generations: 0`, or sample.",
     ),
-    Setting("num_beams", _differs("generating", "num_beams", 1), "completions are sampled, not searched. Remove it."),
-    Setting("eval_num_beams", _differs("data", "eval_num_beams", 1), "no answer is searched for by beams. Remove it."),
+    Setting("num_beams", differs("generating", "num_beams", 1), "completions are sampled, not searched. Remove it."),
+    Setting("eval_num_beams", differs("data", "eval_num_beams", 1), "no answer is searched for by beams. Remove it."),
     Setting(
         "generation_num_beams",
         # LLaMA-Factory copies eval_num_beams into it.
         lambda run: (
-            _differs("training", "generation_num_beams", 1)(run)
+            differs("training", "generation_num_beams", 1)(run)
             and run.training.generation_num_beams != run.data.eval_num_beams
         ),
         "no answer is searched for by beams. Remove it.",
@@ -235,50 +235,55 @@ WARNED: tuple[Setting, ...] = (
         lambda run: run.finetuning.ref_model is not None and run.finetuning.grpo_beta == 0,
         "it has no effect while grpo_beta is 0, the weight of the KL divergence to it.",
     ),
-    Setting("group_by_length", _differs("training", "group_by_length"), "it has no effect on prompts."),
+    Setting("group_by_length", differs("training", "group_by_length"), "it has no effect on prompts."),
     Setting(
         "train_sampling_strategy",
-        _differs("training", "train_sampling_strategy", "random"),
+        differs("training", "train_sampling_strategy", "random"),
         "it has no effect; `disable_shuffling: true` keeps the prompts in order.",
     ),
     Setting(
         "dataloader_drop_last",
-        _differs("training", "dataloader_drop_last"),
+        differs("training", "dataloader_drop_last"),
         "it has no effect: the last batch of an epoch is filled with prompts from its start.",
     ),
     Setting(
         "label_smoothing_factor",
-        _differs("training", "label_smoothing_factor"),
+        differs("training", "label_smoothing_factor"),
         "it has no effect on GRPO's loss.",
     ),
     Setting(
         "compute_accuracy",
-        _differs("finetuning", "compute_accuracy"),
+        differs("finetuning", "compute_accuracy"),
         "it has no effect: that is SFT's token accuracy; the accuracy of the answers is always measured.",
     ),
-    Setting("length_penalty", _differs("generating", "length_penalty", 1.0), "it has no effect without beams."),
+    Setting("length_penalty", differs("generating", "length_penalty", 1.0), "it has no effect without beams."),
     Setting(
         "include_num_input_tokens_seen",
-        _differs("training", "include_num_input_tokens_seen", "no"),
+        differs("training", "include_num_input_tokens_seen", "no"),
         "it has no effect: it counts the tokens of padded inputs, which are not made.",
         of_sft=True,
     ),
     Setting(
         "include_effective_tokens_per_second",
-        _differs("finetuning", "include_effective_tokens_per_second"),
+        differs("finetuning", "include_effective_tokens_per_second"),
         "it has no effect: it counts the tokens of SFT's data.",
     ),
-    Setting("fp16_full_eval", _differs("training", "fp16_full_eval"), "it has no effect; use `fp16` or `infer_dtype`."),
-    Setting("bf16_full_eval", _differs("training", "bf16_full_eval"), "it has no effect; use `bf16` or `infer_dtype`."),
+    Setting("fp16_full_eval", differs("training", "fp16_full_eval"), "it has no effect; use `fp16` or `infer_dtype`."),
+    Setting("bf16_full_eval", differs("training", "bf16_full_eval"), "it has no effect; use `bf16` or `infer_dtype`."),
 )
 """Settings without effect, or with one that the user should know of."""
 
 
 def check_settings(run: RunArguments) -> None:
     """Raises ArgumentError with every refused setting; warns about the others, once in a run and on rank 0."""
-    refused = [f"{setting.key}: {setting.advice}" for setting in REFUSED if setting.is_set(run)]
-    if refused:
-        raise ArgumentError("stage: grpo cannot run with these settings:\n  " + "\n  ".join(refused))
-    for setting in WARNED:
+    check_tables("stage: grpo", run, REFUSED, WARNED)
+
+
+def check_tables(what: str, run: RunArguments, refused: tuple[Setting, ...], warned: tuple[Setting, ...]) -> None:
+    """`check_settings` for any two tables; `what` is the setting that the others do not go with."""
+    faults = [f"{setting.key}: {setting.advice}" for setting in refused if setting.is_set(run)]
+    if faults:
+        raise ArgumentError(f"{what} cannot run with these settings:\n  " + "\n  ".join(faults))
+    for setting in warned:
         if setting.is_set(run):
-            logger.warning_rank0(f"stage: grpo, {setting.key}: {setting.advice}")
+            logger.warning_rank0(f"{what}, {setting.key}: {setting.advice}")

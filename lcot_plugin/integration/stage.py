@@ -78,4 +78,17 @@ def _train_grpo(tuner: ModuleType, args: dict[str, Any] | list[str], callbacks: 
     if tuner.is_ray_available() and tuner.ray.is_initialized():
         return  # Ray destroys the process group itself
     if tuner.dist.is_initialized():
+        wait_for_everyone()
         tuner.dist.destroy_process_group()
+
+
+def wait_for_everyone() -> None:
+    """Keeps a process that has nothing to save from leaving milliseconds after its last collective.
+
+    gloo's threads let go of a collective's tensors after it has returned, and need the interpreter to do so. Where that
+    is being torn down they end the process ("terminate called without an active exception", SIGABRT), and torchrun
+    then ends the one that still saves (pytorch/pytorch#190489). In a barrier they are served, and it has no tensors.
+    """
+    from accelerate import PartialState
+
+    PartialState().wait_for_everyone()

@@ -2,24 +2,16 @@
 
 In: a model (wrapped or not) and what to call it with. Out: one log-probability and one entropy per completion token.
 Memory is O(chunk x vocabulary) instead of O(tokens x vocabulary).
-
-The work happens *inside* the model's forward pass, by standing in for the output layer's own forward: DDP, FSDP and
-DeepSpeed then see its parameters used where their hooks expect them (outside, DDP with full fine-tuning fails with
-"marked ready only once").
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
-from lcot_plugin.errors import LcotError
-from lcot_plugin.vlm import unwrap_base_model
+from lcot_plugin.head import ToLogits, forward_with_head, recomputed_chunks
 
 
 @dataclass(frozen=True)
@@ -53,36 +45,6 @@ def chunk_log_probs(
     return log_probs.gather(-1, token_ids[:, None])[:, 0], entropies
 
 
-@contextmanager
-def _head_computes(output_layer: torch.nn.Module, targets: HeadTargets) -> Iterator[list[torch.Tensor]]:
-    """Yields a list to which every call of the output layer appends what it returned."""
-    returned: list[torch.Tensor] = []
-    to_logits = output_layer.forward
-    instance_forward = output_layer.__dict__.get("forward")  # set where accelerate or PEFT has patched it already
-
-    def chunk(hidden: torch.Tensor, token_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return chunk_log_probs(to_logits(hidden), token_ids, targets.banned, targets.temperature)
-
-    def forward(hidden_states: torch.Tensor) -> torch.Tensor:
-        selected = hidden_states[targets.rows, targets.columns]
-        pieces = [
-            torch.stack(checkpoint(chunk, hidden, token_ids, use_reentrant=False), dim=-1)
-            for hidden, token_ids in zip(
-                selected.split(targets.chunk_size), targets.token_ids.split(targets.chunk_size), strict=True
-            )
-        ]
-        returned.append(torch.cat(pieces)[None])
-        return returned[-1]
-
-    output_layer.forward = forward
-    try:
-        yield returned
-    finally:
-        del output_layer.forward
-        if instance_forward is not None:
-            output_layer.forward = instance_forward
-
-
 def token_log_probs(
     model: Any, unwrapped: Any, targets: HeadTargets, model_inputs: dict[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,23 +54,14 @@ def token_log_probs(
     Raises LcotError for families that change the logits after the output layer (soft-capping, scaling) or do not call
     it: what came out would not be log-probabilities.
     """
-    base = unwrap_base_model(unwrapped)
-    text_config = base.config.get_text_config()
-    if getattr(text_config, "final_logit_softcapping", None):
-        raise LcotError(
-            f"stage: grpo does not support {base.config.model_type}: it soft-caps its logits after the output layer. "
-            "Train a model of another family."
-        )
-    with _head_computes(base.get_output_embeddings(), targets) as returned:
-        output = model(**model_inputs, use_cache=False).logits
-    if not (len(returned) == 1 and _same_values(output, returned[0])):
-        raise LcotError(
-            f"stage: grpo does not support {base.config.model_type}: its logits are not what its output layer returns "
-            "(they are scaled afterwards, or computed without it). Train a model of another family."
-        )
+
+    def compute(to_logits: ToLogits, hidden_states: torch.Tensor) -> torch.Tensor:
+        def chunk(hidden: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+            log_probs = chunk_log_probs(to_logits(hidden), token_ids, targets.banned, targets.temperature)
+            return torch.stack(log_probs, dim=-1)
+
+        selected = hidden_states[targets.rows, targets.columns]
+        return recomputed_chunks(chunk, targets.chunk_size, selected, targets.token_ids)[None]
+
+    output = forward_with_head(model, unwrapped, compute, model_inputs, needed_by="stage: grpo")
     return output[0, :, 0], output[0, :, 1]
-
-
-def _same_values(left: torch.Tensor, right: torch.Tensor) -> bool:
-    # A diverged policy's NaN are the same too: that is another fault than the one looked for.
-    return left is right or (left.shape == right.shape and torch.allclose(left, right, rtol=0, atol=0, equal_nan=True))

@@ -2,7 +2,7 @@
 
     python run_with_probe.py RECIPE.yaml [gradients=FILE] [kill_after=STEP]
 
-Started by test_grpo_run.py as a process of its own, also under torchrun.
+Started by recipe_runs.py as a process of its own, also under torchrun.
 """
 
 import os

@@ -6,23 +6,18 @@ Six prompts, four to a rollout, two updates of each: an epoch is two rollouts, t
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
+from recipe_runs import run
 from safetensors.torch import load_file
 from twins import TWIN_TEMPLATES, write_problems
 
 from lcot_plugin.policy.sampler import PromptBlockSampler
-
-PROBE = Path(__file__).with_name("run_with_probe.py")
 
 REWARD = '''
 def even_tokens(completions, completion_ids, **kwargs):
@@ -62,19 +57,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, twin: Any) -> dict[str, Any
         "report_to": "none",
         "use_cpu": True,
     }
-
-
-def run(recipe: dict[str, Any], folder: Path, *probe: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump({**recipe, "output_dir": str(folder / "out")}))
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*launcher, str(PROBE), str(path), *probe], env=environment, capture_output=True, text=True, timeout=300
-    )
 
 
 @pytest.fixture(scope="module")

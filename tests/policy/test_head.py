@@ -5,8 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from loaded_twins import PROBLEMS, load_twin, reference_log_probs, written
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from logits_probe import logits_rows
 from transformers import GraniteConfig, GraniteForCausalLM
 
 from lcot_plugin.errors import LcotError
@@ -91,49 +90,13 @@ def test_any_chunk_size_gives_the_same_values_and_gradients(loaded, sequences, w
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-class LargestLogits(TorchDispatchMode):
-    """The most rows of vocabulary width that any tensor had, of those that operations returned."""
-
-    def __init__(self, vocabulary, exclude):
-        super().__init__()
-        self.vocabulary, self.exclude, self.rows = vocabulary, exclude, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            self.see(tensor)
-        return result
-
-    def see(self, tensor):
-        if isinstance(tensor, torch.Tensor) and tensor.dim() >= 2 and tensor.shape[-1] == self.vocabulary:
-            rows = tensor.numel() // self.vocabulary
-            # The output layer's weight and its gradient are [hidden, vocabulary] once transposed.
-            if rows != self.exclude:
-                self.rows = max(self.rows, rows)
-
-
-def logits_rows(loaded, log_probs_of):
-    """Rows of logits in the tensors that autograd kept, and in any tensor of the forward and backward passes."""
-    vocabulary, hidden = loaded.model.lm_head.weight.shape
-    kept, seen = LargestLogits(vocabulary, hidden), LargestLogits(vocabulary, hidden)
-
-    def keep(tensor):
-        kept.see(tensor)
-        return tensor
-
-    with seen:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            total = log_probs_of().sum()
-        torch.autograd.grad(total, loaded.model.lm_head.weight)
-    return kept.rows, seen.rows
-
-
 def test_no_more_logits_than_a_chunk_exist(loaded, sequences):
+    head = loaded.model.lm_head
     model_inputs, targets = loaded.rows(sequences, 1.0, chunk_size=5)
-    kept, seen = logits_rows(loaded, lambda: token_log_probs(loaded.model, loaded.model, targets, model_inputs)[0])
+    kept, seen = logits_rows(head, lambda: token_log_probs(loaded.model, loaded.model, targets, model_inputs)[0])
     assert (kept, seen) == (0, 5)
     model_inputs, targets = loaded.rows(sequences, 1.0, chunk_size=512)
-    kept, seen = logits_rows(loaded, lambda: token_log_probs(loaded.model, loaded.model, targets, model_inputs)[0])
+    kept, seen = logits_rows(head, lambda: token_log_probs(loaded.model, loaded.model, targets, model_inputs)[0])
     assert (kept, seen) == (0, NUM_TOKENS)
 
     # What a plain forward pass costs, prompts and padding included; also shows that the count can see.
@@ -141,7 +104,7 @@ def test_no_more_logits_than_a_chunk_exist(loaded, sequences):
         logits = loaded.model(**model_inputs, use_cache=False).logits
         return logits.log_softmax(-1)[targets.rows, targets.columns, targets.token_ids]
 
-    kept, seen = logits_rows(loaded, plain)
+    kept, seen = logits_rows(head, plain)
     assert kept == seen == model_inputs["input_ids"].numel() > NUM_TOKENS
 
 

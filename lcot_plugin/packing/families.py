@@ -1,0 +1,97 @@
+"""Which models can compute packed rows, and what each needs for it.
+
+In: a loaded model. Out: its family's needs, or an error that says what to write instead. Asked once before training.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from lcot_plugin.errors import ArgumentError
+from lcot_plugin.vlm import unwrap_base_model
+
+
+@dataclass(frozen=True)
+class PackableFamily:
+    """What packing must know of a model family."""
+
+    image_blocks: bool = False
+    """Tokens of an image see each other in both directions: `Segments.image_blocks` must be filled."""
+
+
+PACKABLE_FAMILIES: dict[str, PackableFamily] = {
+    "qwen2_vl": PackableFamily(),
+    "qwen2_5_vl": PackableFamily(),
+    "qwen3_vl": PackableFamily(),
+    "internvl": PackableFamily(),
+    "llava": PackableFamily(),
+    "llava_onevision": PackableFamily(),
+    "gemma3": PackableFamily(image_blocks=True),
+    "smolvlm": PackableFamily(),
+    "idefics3": PackableFamily(),
+    "gemma3_text": PackableFamily(),
+    "llama": PackableFamily(),
+    "mistral": PackableFamily(),
+    "qwen2": PackableFamily(),
+    "qwen3": PackableFamily(),
+}
+"""By `config.model_type`."""
+
+TEXT_MODELS = {
+    *("qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text"),
+    *("gemma3_text", "llama", "mistral", "qwen2", "qwen3"),
+}
+"""By `config.get_text_config().model_type`: LLaVA, InternVL and Idefics3 can be built on any text model."""
+
+LAYER_TYPES = {"full_attention", "sliding_attention"}
+
+
+def text_model_of(model: Any) -> Any:
+    """The text decoder of a transformers model, or of a PEFT model around one."""
+    decoder = unwrap_base_model(model).get_decoder()
+    # transformers 4.57 stops at the multimodal model of SmolVLM and Idefics3.
+    return getattr(decoder, "text_model", decoder)
+
+
+def check_packable(model: Any) -> PackableFamily:
+    """What the model's family needs; ArgumentError where rows of several examples would not be computed exactly.
+
+    model: a transformers model, or a PEFT model around one.
+    """
+    config = unwrap_base_model(model).config
+    family = config.model_type
+    if family not in PACKABLE_FAMILIES:
+        raise _refusal(f"the model family {family!r} is not supported")
+    text_config = config.get_text_config()
+    if text_config.model_type not in TEXT_MODELS:
+        raise _refusal(f"this {family!r} model's text model {text_config.model_type!r} is not supported")
+    unknown = sorted(set(getattr(text_config, "layer_types", None) or ()) - LAYER_TYPES)
+    if unknown:
+        raise _refusal(f"this {family!r} model has layers of type {', '.join(unknown)}")
+    if getattr(text_config, "attn_logit_softcapping", None) is not None:
+        raise _refusal(f"this {family!r} model caps its attention logits (attn_logit_softcapping)")
+    if getattr(text_config, "use_bidirectional_attention", None):
+        raise _refusal(f"this {family!r} model attends in both directions (use_bidirectional_attention)")
+    for layer in text_model_of(model).layers:
+        _check_layer(layer, family)
+    return PACKABLE_FAMILIES[family]
+
+
+def _check_layer(layer: Any, family: str) -> None:
+    attention = getattr(layer, "self_attn", None)
+    if attention is None:
+        raise _refusal(f"{family!r}: {type(layer).__name__} has no self-attention (`self_attn`)")
+    if hasattr(attention, "sinks"):
+        raise _refusal(f"{family!r}: {type(attention).__name__} has attention sinks")
+    # A patch (LongLoRA's shifted attention, Unsloth) replaces the class's forward by one that computes by itself.
+    if "ALL_ATTENTION_FUNCTIONS" not in inspect.getsource(inspect.unwrap(type(attention).forward)):
+        raise _refusal(f"{family!r}: {type(attention).__name__} does not call transformers' AttentionInterface")
+
+
+def _refusal(reason: str) -> ArgumentError:
+    supported = ", ".join(sorted(PACKABLE_FAMILIES))
+    return ArgumentError(
+        f"length_aware_packing: {reason}. Set length_aware_packing: false; supported model types: {supported}."
+    )
