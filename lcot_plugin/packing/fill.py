@@ -24,6 +24,11 @@ CROWDED_SHARE = 0.9
 """Packs over the cap on patches are packed anew together with so many packs of few patches that the patches of all
 together take at most this share of what is allowed."""
 
+MAX_ROUNDS = 12
+"""How often packs over the cap on patches are levelled anew, each time over more packs."""
+MAX_FIRST_FIT = 1000
+"""So few examples may be left then; they get packs of their own."""
+
 
 def best_fit(lengths: np.ndarray, cap: int, rooms: np.ndarray | None = None) -> np.ndarray:
     """The pack of each example, [n] int64; new packs are numbered on from those that exist.
@@ -149,9 +154,14 @@ def _levelled_fill(tokens: np.ndarray, patches: np.ndarray, num_packs: int, limi
     # Both resources as shares of their caps; 2**20 is a full pack.
     loads = (tokens << 20) // limits.max_tokens + (patches << 20) // limits.max_patches
     order = ascending(int(loads.max()) - loads)
-    least = max(-(-int(tokens.sum()) // limits.max_tokens), -(-int(patches.sum()) // limits.max_patches))
-    num_packs = max(num_packs, least)
-    for _ in range(8):
+
+    def fewest(examples: np.ndarray) -> int:
+        return max(
+            -(-int(tokens[examples].sum()) // limits.max_tokens), -(-int(patches[examples].sum()) // limits.max_patches)
+        )
+
+    num_packs = max(num_packs, fewest(order))
+    for _ in range(MAX_ROUNDS):
         packs = level(
             tokens,
             patches,
@@ -162,9 +172,9 @@ def _levelled_fill(tokens: np.ndarray, patches: np.ndarray, num_packs: int, limi
             limits=limits,
         )
         left = order[packs[order] < 0]
-        if len(left) <= num_packs // 100:
+        if len(left) <= min(num_packs // 100, MAX_FIRST_FIT):
             break
-        num_packs += max(1, num_packs // 50)
+        num_packs += max(1, num_packs // 50, fewest(left))
     # First fit for the few that remain, into packs of their own.
     rooms: list[list[int]] = []
     for example in left.tolist():

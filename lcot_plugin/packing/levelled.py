@@ -30,6 +30,11 @@ CHUNKS = ((0.8, 4), (0.95, 16), (1.0, 128))
 """(up to this share of the examples, packs / chunk size): light examples come last and mend what the heavy ones left,
 so they are placed in finer steps."""
 
+AGAIN = (256, FULL)
+"""Packs / chunk size when examples that found no room are tried again, in the end one by one."""
+MAX_SINGLE = 300
+"""So many examples of a window at most are tried one by one."""
+
 
 def integer_costs(sizes: ExampleSizes, cost: CostModel) -> tuple[np.ndarray, np.ndarray]:
     """[n] int64 language and vision costs in units of which the dearest example has 2**20; sums of them are exact."""
@@ -59,6 +64,7 @@ def level(
     counts: np.ndarray,
     num_packs: np.ndarray,
     limits: PackLimits,
+    fitted: float = 0.0,
 ) -> np.ndarray:
     """The pack of each example, [n] int64; -1 where its window has no room for it.
 
@@ -69,6 +75,8 @@ def level(
         counts: [w] int64, examples of each window.
         num_packs: [w] int64, packs of each window. Packs are numbered through: window 1 begins at `num_packs[0]`.
         limits: caps that no pack exceeds.
+        fitted: share of the examples, the lightest, that go to the fullest packs with room instead of the lightest
+            packs: less level, but more find a place.
     """
     pack_of = np.full(len(tokens), -1, dtype=np.int64)
     first_example = np.cumsum(counts) - counts
@@ -81,15 +89,18 @@ def level(
         examples = np.where(present, order[np.where(present, first_example[part, None] + columns, 0)], -1)
         windows = _Windows(num_packs[part], limits)
         sizes = (tokens, patches, loads)
-        packs = windows.place(examples, *sizes, CHUNKS)
-        left = (examples >= 0) & (packs < 0)
-        if left.any():
-            # What found no room among a chunk's packs is tried once more, one example at a time.
+        packs = windows.place(examples, *sizes, CHUNKS, fitted)
+        for fineness in AGAIN:
+            left = (examples >= 0) & (packs < 0)
+            num_left = left.sum(axis=1).max()
+            if num_left == 0 or (num_left > MAX_SINGLE and fineness == FULL):
+                break
+            # What found no room among a chunk's packs is tried once more.
             rows, columns = np.nonzero(left)
-            ranks = np.cumsum(left, axis=1)[rows, columns] - 1
-            again = np.full((len(examples), ranks.max() + 1), -1, dtype=np.int64)
-            again[rows, ranks] = examples[rows, columns]
-            packs[rows, columns] = windows.place(again, *sizes, ((1.0, FULL),))[rows, ranks]
+            places = np.cumsum(left, axis=1)[rows, columns] - 1
+            again = np.full((len(examples), num_left), -1, dtype=np.int64)
+            again[rows, places] = examples[rows, columns]
+            packs[rows, columns] = windows.place(again, *sizes, ((1.0, fineness),), 1.0)[rows, places]
         placed = packs >= 0
         pack_of[examples[placed]] = (packs + first_pack[part, None])[placed]
     return pack_of
@@ -114,6 +125,7 @@ class _Windows:
         patches: np.ndarray,
         loads: np.ndarray,
         chunks: tuple[tuple[float, int], ...],
+        fitted: float,
     ) -> np.ndarray:
         """The pack within its window of each of `examples` [windows, t] (-1: none), or -1."""
         num_windows, num_columns = examples.shape
@@ -127,13 +139,15 @@ class _Windows:
         window = np.arange(num_windows)[:, None]
         start = 0
         while start < num_columns:
+            by_fit = start >= (1 - fitted) * num_columns
             fineness = next(fineness for share, fineness in chunks if start < share * num_columns)
-            chunk = slice(start, start + max(1, num_packs // fineness))
+            chunk = slice(start, start + max(1, num_packs // (chunks[-1][1] if by_fit else fineness)))
             size = len(range(num_columns)[chunk])
             start += size
             # Room for the longest of the chunk: any of its examples may go to any of these packs.
             needed = tokens[:, chunk].max(axis=1, keepdims=True)
-            candidates = np.where(self.room >= needed, self.keys, FULL)
+            keys = (self.room << self.bits) | np.arange(num_packs) if by_fit else self.keys
+            candidates = np.where(self.room >= needed, keys, FULL)
             if self.max_patches:
                 fewest = np.where(present[:, chunk], patches[:, chunk], FULL).min(axis=1, keepdims=True)
                 candidates[self.patches + fewest > self.max_patches] = FULL

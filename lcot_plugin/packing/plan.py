@@ -31,6 +31,8 @@ SLACK = 0.01
 where they level."""
 TRIED_SLACKS = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08)
 """Shares of packs that are added until a trial finds a place for every example; beyond, packs are filled instead."""
+FITTED_SHARES = (0.0, 0.2, 0.4)
+"""Shares of the examples that are not levelled but fitted in, tried one after the other."""
 TRIAL_EXAMPLES = 1 << 16
 JITTER = 0.1
 """Loads are sorted after multiplying each by up to 1 + this, so that packs differ between epochs in small data sets."""
@@ -79,11 +81,8 @@ def plan_epoch(
     language, vision = integer_costs(sizes, cost)
     pack_of = None
     if mode == "levelled":
-        # Levelling the language cost as it is leaves rooms of many sizes, where the last examples find a place.
-        for loads in (mixed_loads(sizes, language, vision), np.maximum(language, 1)):
-            pack_of = _levelled(sizes, limits, loads, window_packs, generator, shuffle)
-            if pack_of is not None:
-                break
+        loads = mixed_loads(sizes, language, vision)
+        pack_of = _levelled(sizes, limits, loads, window_packs, generator, shuffle)
     if pack_of is None:
         pack_of = _filled(sizes, limits, num_packs, generator, shuffle)
     return ordered_plan(
@@ -117,7 +116,7 @@ def ordered_plan(
     """
     num_packs = int(window_packs.sum())
     examples = np.flatnonzero(pack_of >= 0)
-    pack_of = pack_of[examples]
+    pack_of = _spread(sizes.tokens[examples], pack_of[examples], num_packs)
     # Where there are fewer examples than packs, the cheapest example is repeated.
     idle = np.bincount(pack_of, minlength=num_packs) == 0
     examples = np.concatenate([examples, np.full(idle.sum(), int((costs[0] + costs[1]).argmin()))])
@@ -227,11 +226,21 @@ def _levelled(
     else:
         window_of, counts = cut(sizes, limits, window_packs)
     order = descending[np.argsort(window_of[descending].astype(np.uint16), kind="stable")]
-    pack_of = level(
-        sizes.tokens, sizes.patches, loads, order=order, counts=counts, num_packs=window_packs, limits=limits
-    )
-    left = np.flatnonzero(pack_of < 0)
-    return pack_of if place_left(sizes, limits, loads, pack_of, left, window_of, window_packs) else None
+    for fitted in FITTED_SHARES:
+        pack_of = level(
+            sizes.tokens,
+            sizes.patches,
+            loads,
+            order=order,
+            counts=counts,
+            num_packs=window_packs,
+            limits=limits,
+            fitted=fitted,
+        )
+        left = np.flatnonzero(pack_of < 0)
+        if place_left(sizes, limits, loads, pack_of, left, window_of, window_packs):
+            return pack_of
+    return None
 
 
 def _filled(
@@ -250,7 +259,7 @@ def _filled(
                 break
     if pack_of is None:
         pack_of = fill_packs(sizes.tokens, sizes.patches, limits, permutation(len(sizes), generator))
-    pack_of = _split(sizes.tokens, pack_of, min(num_packs, len(sizes)))
+    pack_of = _spread(sizes.tokens, pack_of, num_packs)
     if shuffle:
         return permutation(num_packs, generator)[pack_of]
     counts = np.bincount(pack_of, minlength=num_packs)
@@ -260,18 +269,19 @@ def _filled(
     return rank[pack_of]
 
 
-def _split(tokens: np.ndarray, pack_of: np.ndarray, num_packs: int) -> np.ndarray:
-    """Halves the packs with most tokens until there are `num_packs`, at most one per example."""
-    while (present := int(pack_of.max()) + 1) < num_packs:
-        counts = np.bincount(pack_of)
-        held = np.where(counts > 1, exact_sums(tokens, pack_of, present), 0)
-        halved = ascending(int(held.max()) - held)[: min(num_packs - present, int((counts > 1).sum()))]
-        new = np.full(present, -1, dtype=np.int64)
-        new[halved] = present + np.arange(len(halved))
+def _spread(tokens: np.ndarray, pack_of: np.ndarray, num_packs: int) -> np.ndarray:
+    """Halves the packs with most tokens until none is empty, or none that holds several examples is left."""
+    while True:
+        counts = np.bincount(pack_of, minlength=num_packs)
+        empty = np.flatnonzero(counts == 0)[: int((counts > 1).sum())]
+        if len(empty) == 0:
+            return pack_of
+        held = np.where(counts > 1, exact_sums(tokens, pack_of, num_packs), 0)
+        receiver = np.full(num_packs, -1, dtype=np.int64)
+        receiver[ascending(int(held.max()) - held)[: len(empty)]] = empty
         # Every second example of a pack moves.
         order = ascending(pack_of)
         number = np.arange(len(order)) - (np.cumsum(counts) - counts)[pack_of[order]]
-        moved = order[(number % 2 == 1) & (new[pack_of[order]] >= 0)]
+        moved = order[(number % 2 == 1) & (receiver[pack_of[order]] >= 0)]
         pack_of = pack_of.copy()
-        pack_of[moved] = new[pack_of[moved]]
-    return pack_of
+        pack_of[moved] = receiver[pack_of[moved]]

@@ -14,9 +14,10 @@ import numpy as np
 
 from lcot_plugin.packing.cost import CostModel
 from lcot_plugin.packing.fill import fill_packs
+from lcot_plugin.packing.leftovers import MAX_LEFT
 from lcot_plugin.packing.levelled import integer_costs, level, mixed_loads
 from lcot_plugin.packing.orders import ascending, exact_sums, generator_of, permutation
-from lcot_plugin.packing.plan import JITTER, MODES, SLACK, check_size, ordered_plan, plan_epoch
+from lcot_plugin.packing.plan import FITTED_SHARES, JITTER, MODES, SLACK, check_size, ordered_plan, plan_epoch
 from lcot_plugin.types import ExampleSizes, PackLimits, PackPlan
 
 BUFFERED_STEPS = 8
@@ -162,15 +163,20 @@ class StreamPlanner(Generic[Example]):
         ties = permutation(oldest, generator)
         keys = loads[ties] * (1 + JITTER * generator.random(oldest) * self.shuffle)
         order = ties[ascending((2.0**21 - keys).astype(np.int64))]
-        pack_of = level(
-            sizes.tokens,
-            sizes.patches,
-            loads,
-            order=order,
-            counts=np.array([oldest]),
-            num_packs=np.array([num_packs]),
-            limits=self.limits,
-        )
+        for fitted in FITTED_SHARES:
+            pack_of = level(
+                sizes.tokens,
+                sizes.patches,
+                loads,
+                order=order,
+                counts=np.array([oldest]),
+                num_packs=np.array([num_packs]),
+                limits=self.limits,
+                fitted=fitted,
+            )
+            # What has no place waits for the next window; many would leave packs half empty.
+            if (pack_of[:oldest] < 0).sum() <= oldest // MAX_LEFT:
+                break
         return pack_of, num_packs
 
     def _filled(self, sizes: ExampleSizes, generator: np.random.Generator) -> tuple[np.ndarray, int]:

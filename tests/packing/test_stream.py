@@ -77,6 +77,13 @@ def test_nothing_is_lost_doubled_or_over_a_cap(
     assert plan_statistics(plan, sizes, limits, COST).cap_violations == 0
 
 
+def test_no_pack_is_idle_while_another_has_several_examples() -> None:
+    tokens = np.array([1, 1, 2, 2, 3, 3, 14, 14, 14, 100])
+    sizes = ExampleSizes(tokens, np.array([8, 38, 30, 33, 11, 19, 0, 3, 3, 0]), tokens)
+    planner: StreamPlanner[str] = StreamPlanner(PackLimits(100, 40), num_ranks=1, micro_steps=1, cost=COST)
+    assert not any(row.idle[0] for row in planner.rows(fed(sizes)))
+
+
 @pytest.mark.parametrize("num_ranks", [1, 8])
 def test_as_good_as_a_plan_of_everything(num_ranks: int) -> None:
     sizes, limits = lognormal_sizes(30_000), PackLimits(16384)
