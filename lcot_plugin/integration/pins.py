@@ -407,13 +407,6 @@ PINS: tuple[Pin, ...] = (
         parameters="self",
     ),
     Pin(
-        "train.sft.workflow",
-        "run_sft",
-        "integration/resume.py",
-        "relies on its looking CustomSeq2SeqTrainer up after the replacement",
-        calls="trainer = CustomSeq2SeqTrainer(",
-    ),
-    Pin(
         "train.trainer_utils",
         "create_ref_model",
         "integration/grpo.py",
@@ -454,7 +447,7 @@ PINS: tuple[Pin, ...] = (
         "train.sft.workflow",
         "run_sft",
         "integration/packing.py",
-        "wraps it and puts a trainer on packs in the place of its own",
+        "wraps it and puts a trainer on packs in the place of its own (resume.py relies on the same lookup)",
         parameters="model_args data_args training_args finetuning_args generating_args callbacks",
         calls=("trainer = CustomSeq2SeqTrainer(", "SFTDataCollatorWith4DAttentionMask("),
     ),

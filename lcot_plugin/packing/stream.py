@@ -39,10 +39,9 @@ class StreamRow(Generic[Example]):
 class StreamPlanner(Generic[Example]):
     """Collects examples until there are enough, packs them, keeps what does not fill a step for the next time.
 
-    Nothing but the examples fed so far, the arguments and the seed decide what comes out. To resume, store how many
-    rows were given out (micro-steps done in this pass over the stream), make the planner anew with the same arguments,
-    and give that number as `skip` to `rows` with the stream from its beginning: rows are planned from sizes, so
-    examples whose content is read lazily are not decoded for it.
+    Nothing but the examples fed so far, the arguments and the seed decide what comes out: to resume, feed a new planner
+    from the stream's beginning and throw away as many rows as were given out. Rows are planned from sizes, so examples
+    whose content is read lazily are not decoded for it.
     """
 
     def __init__(
@@ -78,19 +77,12 @@ class StreamPlanner(Generic[Example]):
         self._num_windows = 0
         self._num_fed = 0
 
-    def rows(self, examples: Iterable[tuple[Example, int, int]], *, skip: int = 0) -> Iterator[StreamRow[Example]]:
-        """The rows of a whole stream of (example, tokens, patches), without the first `skip`.
+    def rows(self, examples: Iterable[tuple[Example, int, int]]) -> Iterator[StreamRow[Example]]:
+        """The rows of a whole stream of (example, tokens, patches).
 
         Raises:
             DataError: an example is larger than a cap.
         """
-        for row in self._all_rows(examples):
-            if skip > 0:
-                skip -= 1
-            else:
-                yield row
-
-    def _all_rows(self, examples: Iterable[tuple[Example, int, int]]) -> Iterator[StreamRow[Example]]:
         for example, tokens, patches in examples:
             yield from self.add(example, tokens, patches)
         yield from self.flush()
