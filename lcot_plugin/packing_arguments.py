@@ -32,7 +32,9 @@ class PackingArguments:
         "per_device_train_batch_size. Records that are longer meet `overlong_policy`.",
     )
     pack_max_patches: int = _key(
-        0, "Image patches of a pack at most, where the vision tower needs the memory; 0: as many as the tokens allow."
+        0,
+        "Image patches of a pack at most, where the vision tower needs the memory; 0: as many as the tokens allow. For "
+        "LLaVA-OneVision, which pools its patches, an estimate.",
     )
     pack_mode: Literal["levelled", "fill"] = _key(
         "levelled",

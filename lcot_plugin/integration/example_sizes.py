@@ -141,6 +141,8 @@ def measure(
     Raises DataError where the policy is `error` and one does not fit, and where none does.
     """
     sizes, admission = counter.of_dataset(dataset), Admission(limits, policy)
+    if unlabelled := int((sizes.labels == 0).sum()):
+        logger.warning_rank0(f"{unlabelled} of {len(sizes)} examples have no label: nothing is trained on them.")
     too_large = sizes.tokens > limits.max_tokens
     if limits.max_patches:
         too_large |= sizes.patches > limits.max_patches

@@ -76,4 +76,4 @@ def settle_budget(run: RunArguments) -> None:
             f"than {data.pack_max_tokens:,} tokens meet overlong_policy: {data.overlong_policy}."
         )
         data.cutoff_len = data.pack_max_tokens
-    run.training.per_device_train_batch_size = 1  # a batch is a pack; what the Trainer logs and DeepSpeed is told
+    run.training.per_device_train_batch_size = 1  # a batch is a pack: what the Trainer logs

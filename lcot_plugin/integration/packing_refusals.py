@@ -73,6 +73,11 @@ WARNED: tuple[Setting, ...] = (
         differs("training", "dataloader_drop_last"),
         "it has no effect: every example is in a pack, once an epoch.",
     ),
+    Setting(
+        "pack_cost",
+        lambda run: run.data.streaming and run.data.pack_cost == "auto",
+        "a stream is planned by the model's shape, since its packs are not planned anew.",
+    ),
 )
 """Settings without effect."""
 

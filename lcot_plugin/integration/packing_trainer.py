@@ -6,6 +6,9 @@ cost model, its collate function.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from llamafactory.extras.logging import get_logger
@@ -16,10 +19,11 @@ from lcot_plugin.integration.example_sizes import Admission, SizeCounter, Stream
 from lcot_plugin.integration.grpo_trainer import trains_vision
 from lcot_plugin.integration.media import PromptEncoder
 from lcot_plugin.integration.packing_collator import PackCollator
-from lcot_plugin.integration.refusals import RunArguments
+from lcot_plugin.integration.refusals import RunArguments, uses_zero_3
 from lcot_plugin.packing.attention import check_packable
 from lcot_plugin.packing.cost import CostModel, cost_of_model
 from lcot_plugin.packing.trainer import PackingParts, PackingTrainerMixin
+from lcot_plugin.report.packing import PACKING_PLOT, plot_packing
 from lcot_plugin.types import PackLimits
 from lcot_plugin.vlm import VisionLanguageModel, unwrap_base_model
 
@@ -39,7 +43,7 @@ def packing_trainer(run: RunArguments, arguments: dict[str, Any]) -> PackingTrai
     vlm = VisionLanguageModel(model, tokenizer, (plugin.image_token, plugin.video_token, plugin.audio_token))
     trainer = PackingTrainer(**arguments)
     filler = None
-    if trainer.accelerator.num_processes > 1 and needs_vision_everywhere(trainer, model):
+    if plugin.image_token is not None and needs_vision_in_every_pack(run, trainer, model):
         filler = PromptEncoder(template, processor, vlm).white_image(tokenizer)
     counter = SizeCounter.of_model(unwrap_base_model(model).config, vlm)
     data = run.data
@@ -60,16 +64,24 @@ def packing_trainer(run: RunArguments, arguments: dict[str, Any]) -> PackingTrai
             buffer_size=data.pack_buffer_size,
             shuffle=not run.finetuning.disable_shuffling,
             say=logger.info_rank0,
+            plot=plotter(run, limits) if trainer.args.should_save and run.finetuning.plot_loss else None,
         )
     )
     return trainer
 
 
-def needs_vision_everywhere(trainer: Any, model: Any) -> bool:
-    """Whether a process that left the vision tower out would keep the others waiting: for its gradients, or for its
-    share of sharded weights."""
-    plugin = getattr(trainer.args, "deepspeed_plugin", None)
-    return trains_vision(model) or (plugin is not None and plugin.zero_stage == 3)
+def plotter(run: RunArguments, limits: PackLimits) -> Callable[..., None]:
+    """Draws the first plan into the output folder."""
+    folder = Path(run.training.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    return partial(plot_packing, max_tokens=limits.max_tokens, path=folder / PACKING_PLOT)
+
+
+def needs_vision_in_every_pack(run: RunArguments, trainer: Any, model: Any) -> bool:
+    """Whether a pack of text alone would have nothing to train, or would keep other processes waiting: for the vision
+    tower's gradients, or for a share of its sharded weights."""
+    shared = trains_vision(model) or uses_zero_3(run)
+    return run.finetuning.freeze_language_model or (trainer.accelerator.num_processes > 1 and shared)
 
 
 def model_cost(model: Any) -> CostModel:

@@ -59,7 +59,7 @@ def _greedy(run: RunArguments) -> bool:
     return not run.generating.do_sample or run.generating.temperature <= 0
 
 
-def _zero_3(run: RunArguments) -> bool:
+def uses_zero_3(run: RunArguments) -> bool:
     plugin = getattr(run.training, "deepspeed_plugin", None)
     return plugin is not None and plugin.zero_stage == 3
 
@@ -134,7 +134,7 @@ REFUSED: tuple[Setting, ...] = (
     # Devices
     Setting(
         "deepspeed",
-        _zero_3,
+        uses_zero_3,
         "ZeRO-3 is not supported yet, since rollouts need whole weights: use a ZeRO-1 or ZeRO-2 configuration.",
     ),
     Setting(

@@ -1,41 +1,19 @@
-"""Which models can compute packed rows, and what each needs for it.
+"""Which models can compute packed rows.
 
-In: a loaded model. Out: its family's needs, or an error that says what to write instead. Asked once before training.
+In: a loaded model. Out: an error that says what to write instead, where it cannot. Asked once before training.
 """
 
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from typing import Any
 
 from lcot_plugin.errors import ArgumentError
 from lcot_plugin.vlm import unwrap_base_model
 
-
-@dataclass(frozen=True)
-class PackableFamily:
-    """What packing must know of a model family."""
-
-    image_blocks: bool = False
-    """Tokens of an image see each other in both directions: `Segments.image_blocks` must be filled."""
-
-
-PACKABLE_FAMILIES: dict[str, PackableFamily] = {
-    "qwen2_vl": PackableFamily(),
-    "qwen2_5_vl": PackableFamily(),
-    "qwen3_vl": PackableFamily(),
-    "internvl": PackableFamily(),
-    "llava": PackableFamily(),
-    "llava_onevision": PackableFamily(),
-    "gemma3": PackableFamily(image_blocks=True),
-    "smolvlm": PackableFamily(),
-    "idefics3": PackableFamily(),
-    "gemma3_text": PackableFamily(),
-    "llama": PackableFamily(),
-    "mistral": PackableFamily(),
-    "qwen2": PackableFamily(),
-    "qwen3": PackableFamily(),
+PACKABLE_FAMILIES = {
+    *("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "llava", "llava_onevision", "gemma3", "smolvlm", "idefics3"),
+    *("gemma3_text", "llama", "mistral", "qwen2", "qwen3"),
 }
 """By `config.model_type`."""
 
@@ -55,8 +33,8 @@ def text_model_of(model: Any) -> Any:
     return getattr(decoder, "text_model", decoder)
 
 
-def check_packable(model: Any) -> PackableFamily:
-    """What the model's family needs; ArgumentError where rows of several examples would not be computed exactly.
+def check_packable(model: Any) -> None:
+    """Raises ArgumentError where rows of several examples would not be computed exactly.
 
     model: a transformers model, or a PEFT model around one.
     """
@@ -76,7 +54,6 @@ def check_packable(model: Any) -> PackableFamily:
         raise _refusal(f"this {family!r} model attends in both directions (use_bidirectional_attention)")
     for layer in text_model_of(model).layers:
         _check_layer(layer, family)
-    return PACKABLE_FAMILIES[family]
 
 
 def _check_layer(layer: Any, family: str) -> None:

@@ -89,8 +89,7 @@ class PackSampler(Sampler[PackKey]):
 
     def take_up(self, state: dict[str, Any]) -> list[str]:
         """Plans with the cost models of a checkpoint; returns what else differs from it, empty where nothing does."""
-        origin = self._origin()
-        differing = [f"{key} {state.get(key)}, now {value}" for key, value in origin.items() if state.get(key) != value]
+        differing = differences(state, self._origin())
         if not differing:
             self.costs = {int(epoch): CostModel(**cost) for epoch, cost in state["costs"].items()}
             self._plan = None
@@ -118,3 +117,8 @@ class PackSampler(Sampler[PackKey]):
         plan = self.plan()
         for start, end, idle in zip(plan.offsets[:-1], plan.offsets[1:], plan.idle, strict=True):
             yield PackKey(tuple(np.asarray(plan.indices[start:end]).tolist()), bool(idle))
+
+
+def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """`processes 2, now 4` for every key of `now` whose saved value is another one."""
+    return [f"{key} {saved.get(key)}, now {value}" for key, value in now.items() if saved.get(key) != value]

@@ -18,8 +18,6 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch
-
     from lcot_plugin.types import Segments
 
 Range = tuple[int, int]
@@ -164,23 +162,3 @@ def _joined(ranges: Sequence[Range] | Iterator[Range]) -> tuple[Range, ...]:
         elif start < end:
             joined.append((start, end))
     return tuple(joined)
-
-
-def image_blocks_of(is_image: torch.Tensor, lengths: Sequence[int]) -> tuple[Range, ...]:
-    """The image blocks of a row for `Segments.image_blocks`, as Gemma 3 finds them: unbroken runs of image tokens.
-
-    is_image: [N] or [1, N], nonzero at image tokens (Gemma 3's `token_type_ids == 1`). lengths: of the segments; a run
-    ends where its segment ends. Example: `0 1 1 0 1 1 0` with lengths `(5, 2)` gives `(1, 3) (4, 5) (5, 6)`.
-    """
-    flags = is_image.reshape(-1).tolist()
-    assert len(flags) == sum(lengths), (len(flags), lengths)
-    segment_starts = set(accumulate(lengths, initial=0))
-    blocks: list[Range] = []
-    for position, flag in enumerate(flags):
-        if not flag:
-            continue
-        if blocks and blocks[-1][1] == position and position not in segment_starts:
-            blocks[-1] = (blocks[-1][0], position + 1)
-        else:
-            blocks.append((position, position + 1))
-    return tuple(blocks)

@@ -70,18 +70,27 @@ class PlanStatistics:
         return "\n".join(lines)
 
 
-def plan_statistics(plan: PackPlan, sizes: ExampleSizes, limits: PackLimits, cost: CostModel) -> PlanStatistics:
-    """Statistics of any plan, whoever made it. An idle pack takes time, but its tokens count for nothing."""
-    counts = np.diff(plan.offsets)
-    pack_of = np.repeat(np.arange(plan.num_packs), counts)
+def pack_sums(
+    plan: PackPlan, sizes: ExampleSizes, cost: CostModel
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens and patches of each pack [packs], its costs in the language model and in the vision tower
+    [micro-steps, ranks]; float64."""
+    pack_of = np.repeat(np.arange(plan.num_packs), np.diff(plan.offsets))
     lengths, sights = sizes.tokens[plan.indices], sizes.patches[plan.indices]
 
     def per_pack(values: np.ndarray) -> np.ndarray:
         return np.bincount(pack_of, weights=values, minlength=plan.num_packs)
 
-    tokens, patches = per_pack(lengths), per_pack(sights)
     language = (per_pack(cost.language(lengths)) + cost.fixed).reshape(-1, plan.num_ranks)
     vision = per_pack(cost.vision(sights)).reshape(-1, plan.num_ranks)
+    return per_pack(lengths), per_pack(sights), language, vision
+
+
+def plan_statistics(plan: PackPlan, sizes: ExampleSizes, limits: PackLimits, cost: CostModel) -> PlanStatistics:
+    """Statistics of any plan, whoever made it. An idle pack takes time, but its tokens count for nothing."""
+    pack_of = np.repeat(np.arange(plan.num_packs), np.diff(plan.offsets))
+    lengths = sizes.tokens[plan.indices]
+    tokens, patches, language, vision = pack_sums(plan, sizes, cost)
     both = language + vision
     over = tokens > limits.max_tokens
     if limits.max_patches:

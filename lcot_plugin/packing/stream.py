@@ -190,7 +190,7 @@ class StreamPlanner(Generic[Example]):
             for start in range(0, plan.num_packs, self.num_ranks)
         ]
         waiting = np.ones(len(self._examples), dtype=bool)
-        waiting[plan.indices] = False
+        waiting[plan.indices[~np.repeat(plan.idle, np.diff(plan.offsets))]] = False
         kept = np.flatnonzero(waiting).tolist()
         self._examples = [self._examples[index] for index in kept]
         self._sizes = [self._sizes[index] for index in kept]

@@ -35,7 +35,8 @@ class PackCount(NamedTuple):
     def of(cls, batch: PackedBatch) -> PackCount:
         lengths = batch.segments.lengths
         squares = sum(length * length for length in lengths)
-        return cls(sum(lengths), squares, batch.num_patches, batch.num_examples, len(batch.target_ids))
+        labels = len(batch.target_ids) if batch.num_examples else 0  # an idle pack's weigh nothing
+        return cls(sum(lengths), squares, batch.num_patches, batch.num_examples, labels)
 
 
 @dataclass
@@ -78,7 +79,8 @@ class Totals:
 def totals_of(counts: Sequence[Sequence[PackCount]], seconds: Sequence[float], steps: int, cost: CostModel) -> Totals:
     """counts: per process, its packs in the order of the micro-steps; seconds: per process, the same steps."""
     table = np.array(counts, dtype=np.int64)  # [ranks, micro-steps, fields]
-    costs = cost.token * table[..., 0] + cost.square * table[..., 1] + cost.patch * table[..., 2]
+    costs = cost.fixed + cost.token * table[..., 0] + cost.square * table[..., 1] + cost.patch * table[..., 2]
+    costs /= costs.mean()  # a fitted model has another unit than that of the epochs before it
     tokens, _, patches, examples, labels = table.sum((0, 1)).tolist()
     return Totals(
         seconds=max(seconds),

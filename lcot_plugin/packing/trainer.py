@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
@@ -26,8 +26,8 @@ from lcot_plugin.packing.attention import segment_attention
 from lcot_plugin.packing.cost import CostModel, fit_cost_model
 from lcot_plugin.packing.dataset import PackedExamples, PackStreamSampler
 from lcot_plugin.packing.loss import packed_nll
-from lcot_plugin.packing.sampler import PackSampler
-from lcot_plugin.packing.statistics import plan_statistics
+from lcot_plugin.packing.sampler import PackSampler, differences
+from lcot_plugin.packing.statistics import pack_sums, plan_statistics
 from lcot_plugin.packing.stream import StreamPlanner
 from lcot_plugin.packing.throughput import PackCount, PackTimes, Throughput
 from lcot_plugin.types import ExampleSizes, PackedBatch, PackLimits
@@ -60,6 +60,8 @@ class PackingParts:
     shuffle: bool = True
     say: Callable[[str], None] = print
     """Logs a line, on the first process."""
+    plot: Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None = None
+    """Draws lengths of examples, tokens of packs, costs [micro-steps, ranks]; None where nobody looks."""
 
 
 class _FollowSteps(TrainerCallback):
@@ -78,17 +80,20 @@ class _FollowSteps(TrainerCallback):
 class PackingTrainerMixin(_Trainer):
     """Stands before a Trainer class in the bases; `setup_packing` is called once after `__init__`."""
 
+    model_accepts_loss_kwargs: bool
     pack_sampler: PackSampler | None = None
 
     def setup_packing(self, parts: PackingParts) -> None:
         """Must be called before `train`."""
         self.packing = parts
+        self._evaluates_by_items = self.model_accepts_loss_kwargs  # as LLaMA-Factory has set it
         # The loss of a micro-batch is its share of the optimizer step's, so the Trainer must not average once more.
         self.model_accepts_loss_kwargs = True
         self.throughput = Throughput(parts.limits.max_tokens)
-        self.pack_times = PackTimes(active=parts.fits_cost)
+        self.pack_times = PackTimes(active=parts.fits_cost and parts.sizes is not None)
         self._step_started: float | None = None
         self._resumed: dict[str, Any] | None = None
+        self._stream_origin: dict[str, Any] = {}
         self.add_callback(_FollowSteps(self))
 
     # Data
@@ -106,18 +111,24 @@ class PackingTrainerMixin(_Trainer):
             "persistent_workers": args.dataloader_persistent_workers,
             "prefetch_factor": args.dataloader_prefetch_factor,
         }
-        plan = {"num_ranks": ranks, "micro_steps": accumulation, "cost": parts.cost, "seed": seed}
-        plan |= {"mode": parts.mode, "shuffle": parts.shuffle}
+        planning = {"num_ranks": ranks, "micro_steps": accumulation, "cost": parts.cost, "seed": seed}
+        planning |= {"mode": parts.mode, "shuffle": parts.shuffle}
         if parts.sizes is None:
-            make_planner = partial(StreamPlanner, parts.limits, buffer_size=parts.buffer_size, **plan)
+            make_planner = partial(StreamPlanner, parts.limits, buffer_size=parts.buffer_size, **planning)
             stream = PackStreamSampler(self.train_dataset, make_planner, parts.size_of)
+            caps = {"max_tokens": parts.limits.max_tokens, "max_patches": parts.limits.max_patches}
+            self._stream_origin = {**planning, "cost": asdict(parts.cost), **caps, "buffer_size": parts.buffer_size}
+            self._take_up_state()
             # The items come from the sampler; without a length the Trainer goes by max_steps.
             return self.accelerator.prepare(DataLoader(PackedExamples(self.train_dataset), sampler=stream, **options))
-        self.pack_sampler = sampler = PackSampler(parts.sizes, parts.limits, **plan)
-        self._take_up_state(sampler)
+        self.pack_sampler = sampler = PackSampler(parts.sizes, parts.limits, **planning)
+        self._take_up_state()
         self.begin_pack_epoch()
-        statistics = plan_statistics(sampler.plan(), parts.sizes, parts.limits, sampler.cost_in(sampler.epoch))
-        parts.say(statistics.summary())
+        plan, cost = sampler.plan(), sampler.cost_in(sampler.epoch)
+        parts.say(plan_statistics(plan, parts.sizes, parts.limits, cost).summary())
+        if parts.plot is not None:
+            tokens, _, language, vision = pack_sums(plan, parts.sizes, cost)
+            parts.plot(parts.sizes.tokens, tokens, language + vision)
         return self.accelerator.prepare(DataLoader(PackedExamples(self.train_dataset), sampler=sampler, **options))
 
     def begin_pack_epoch(self) -> None:
@@ -131,7 +142,7 @@ class PackingTrainerMixin(_Trainer):
         batches, _ = super().get_batch_samples(*args, **kwargs)
         weight = sum((batch["packed"].target_weights.double().sum().cpu() for batch in batches), torch.zeros(()))
         total = self.accelerator.reduce(weight.float().to(self.accelerator.device), reduction="sum")
-        return batches, total.clamp(min=torch.finfo(torch.float32).tiny)
+        return batches, total.clamp(min=1.0)  # 0 where no record of the step has a label
 
     # Update
 
@@ -154,7 +165,8 @@ class PackingTrainerMixin(_Trainer):
     ) -> Any:
         """This pack's share of the loss of the optimizer step, times the processes that DDP averages over."""
         if "packed" not in inputs:  # an evaluation, in padded batches
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            items = num_items_in_batch if self._evaluates_by_items else None
+            return super().compute_loss(model, inputs, return_outputs, items)
         batch: PackedBatch = inputs["packed"]
         nll, _ = packed_nll(model, self.accelerator.unwrap_model(model), batch)
         self.throughput.counts.append(PackCount.of(batch))
@@ -170,7 +182,8 @@ class PackingTrainerMixin(_Trainer):
         timed = [row for rows in gather_object([self.pack_times.take()]) for row in rows]
         tokens, squares, patches, seconds = np.array(timed).T
         next_epoch = -(-self.state.global_step // sampler.steps_per_epoch)
-        sampler.costs[next_epoch] = fit_cost_model(tokens, squares, patches, seconds)
+        # One process decides: in the last bit another machine may fit another model, and plan other packs.
+        [sampler.costs[next_epoch]] = broadcast_object_list([fit_cost_model(tokens, squares, patches, seconds)])
         self.packing.say(
             f"pack_cost: {sampler.costs[next_epoch]}, from the durations of {len(timed)} packs; epoch {next_epoch} and "
             "later ones are planned with it."
@@ -200,19 +213,24 @@ class PackingTrainerMixin(_Trainer):
         return result
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self.pack_sampler is not None and self.args.should_save:
+        if self.args.should_save:
             # First, so that a kill in between leaves no checkpoint that looks whole and lacks it.
             folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
             folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(self.pack_sampler.state(), indent=2)
-            Path(folder, STATE_FILE).write_text(text + "\n", encoding="utf-8")
+            state = self._stream_origin if self.pack_sampler is None else self.pack_sampler.state()
+            Path(folder, STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
         super()._save_checkpoint(model, trial)
 
-    def _take_up_state(self, sampler: PackSampler) -> None:
+    def _take_up_state(self) -> None:
         """The cost models that the checkpoint was planned with, or a warning where its packs cannot come back."""
         if self._resumed is None:
             return
-        differing = sampler.take_up(self._resumed)
+        if self.pack_sampler is None:
+            differing = differences(self._resumed, self._stream_origin)
+        else:
+            differing = self.pack_sampler.take_up(self._resumed)
+            if len(self.pack_sampler.costs) > 1:
+                self.pack_times.active = False  # they have been fitted; once more would plan other packs
         if differing:
             self.packing.say(
                 f"The checkpoint was made with other packs than this run makes ({'; '.join(differing)}): of the epoch "

@@ -69,8 +69,8 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     llamafactory_logging.remove_handler(handler)
 
 
-def test_every_record_is_trained_on_once_an_epoch(train: Any, said: list[str]) -> None:
-    logs, metrics = train(num_train_epochs=2)
+def test_every_record_is_trained_on_once_an_epoch(train: Any, said: list[str], tmp_path: Path) -> None:
+    logs, metrics = train(num_train_epochs=2, plot_loss=True)
     steps = len(logs) // 2
     assert logs[-1]["epoch"] == 2.0
     for epoch in (logs[:steps], logs[steps:]):
@@ -80,6 +80,7 @@ def test_every_record_is_trained_on_once_an_epoch(train: Any, said: list[str]) -
     assert metrics["pack/tokens_per_second"] > 0
     assert metrics["pack/predicted_bubble"] == 0, "one process waits for nobody"
     assert any(f"{NUM_RECORDS} examples in " in line for line in said)
+    assert (tmp_path / "out" / "packing.png").stat().st_size > 10_000
 
 
 def test_the_budget_is_what_so_many_rows_would_hold(train: Any) -> None:
@@ -145,10 +146,18 @@ def test_workers_decode_pictures(train: Any) -> None:
     assert [entry["loss"] for entry in here] == [entry["loss"] for entry in there]
 
 
+def test_only_the_vision_tower_is_trained(train: Any) -> None:
+    """A pack of text alone would have nothing to train: it gets a white picture that nothing sees."""
+    frozen = {"freeze_language_model": True, "freeze_vision_tower": False, "freeze_multi_modal_projector": False}
+    logs, _ = train(**frozen, max_samples=6)  # the records without pictures come first
+    assert sum(entry["pack/examples_per_step"] for entry in logs) == 6
+    assert all(entry["pack/patches"] > 0 for entry in logs)
+
+
 def test_a_family_that_cannot_be_packed_is_refused(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from lcot_plugin.packing import families
 
-    monkeypatch.delitem(families.PACKABLE_FAMILIES, "qwen2_5_vl")
+    monkeypatch.setattr(families, "PACKABLE_FAMILIES", {"llama"})
     with pytest.raises(ArgumentError, match="qwen2_5_vl"):
         train()
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from row_reference import rows, seen_keys, windows
 
-from lcot_plugin.packing.segments import Piece, image_blocks_of, query_pieces
+from lcot_plugin.packing.segments import Piece, query_pieces
 from lcot_plugin.types import Segments
 
 PROMPT_AND_TWO = Segments((5, 3, 2), (-1, 0, 0))
@@ -88,10 +88,3 @@ def test_masked_pieces_stay_small():
 def test_impossible_rows_are_caught(row):
     with pytest.raises(AssertionError):
         query_pieces(row)
-
-
-def test_image_blocks_are_runs_within_segments():
-    types = torch.tensor([[0, 1, 1, 0, 1, 1, 0]])
-    assert image_blocks_of(types == 1, (5, 2)) == ((1, 3), (4, 5), (5, 6))
-    assert image_blocks_of(types == 1, (7,)) == ((1, 3), (4, 6))
-    assert image_blocks_of(types * 0, (7,)) == ()

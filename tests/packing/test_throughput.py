@@ -39,14 +39,26 @@ def test_totals_over_two_processes() -> None:
         [PackCount(20, 40, 0, 2, 5), PackCount(4, 0, 8, 1, 3)],
     ]
     totals = totals_of(counts, [4.0, 5.0], 1, COST)
-    assert totals == Totals(5.0, 1, 4, 44, 20, 6, 8, 8, cost=130.0, cost_if_all_waited=160.0)
+    mean = 130 / 4  # the unit of costs
+    assert totals == Totals(5.0, 1, 4, 44, 20, 6, 8, 8, cost=pytest.approx(4), cost_if_all_waited=160 / mean)
     summary = totals.summary(max_tokens=20)
     assert summary["pack/tokens_per_second"] == 8.8
     assert summary["pack/fill"] == 0.55
     assert summary["pack/predicted_bubble"] == 0.1875
     assert summary["pack/patches"] == 2.0
     both = totals + totals
-    assert (both.steps, both.tokens, both.most_patches, both.cost) == (2, 88, 8, 260.0)
+    assert (both.steps, both.tokens, both.most_patches, both.cost) == (2, 88, 8, pytest.approx(8))
+
+
+def test_the_bubble_has_no_unit() -> None:
+    counts = [[PackCount(10, 100, 0, 1, 5)], [PackCount(20, 40, 3, 2, 5)]]
+    scaled = CostModel(*(1e15 * value for value in (COST.token, COST.square, COST.patch)))
+    first, second = (totals_of(counts, [1.0, 1.0], 1, cost) for cost in (COST, scaled))
+    assert (first + second).summary(20)["pack/predicted_bubble"] == first.summary(20)["pack/predicted_bubble"] > 0
+
+
+def test_an_idle_pack_trains_nothing() -> None:
+    assert PackCount.of(batch(5, labels=3, examples=0)).labels == 0
 
 
 def test_each_log_starts_anew_and_the_run_sums_up() -> None:
