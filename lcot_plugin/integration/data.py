@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,6 +40,7 @@ from lcot_plugin.integration.tokenising import (
     tokenise,
     tokenise_stream,
 )
+from lcot_plugin.packing_arguments import PackingArguments
 from lcot_plugin.report.data import DataReport
 
 logger = get_logger(f"llamafactory.{__name__}")  # a child of LLaMA-Factory's: that one's handlers print it
@@ -217,9 +218,12 @@ def apply(module: ModuleType) -> None:
 
 
 def check_packing_is_possible(data_args: Any, training_args: Any, stage: str) -> None:
-    """Raises ArgumentError where `length_aware_packing` would be ignored."""
+    """Raises ArgumentError where `length_aware_packing` would be ignored; warns of its keys where it is not on."""
     from lcot_plugin.integration.packing import packs_now
 
+    written = [item.name for item in fields(PackingArguments) if getattr(data_args, item.name) != item.default]
+    if written and not data_args.length_aware_packing:
+        logger.warning_rank0(f"{', '.join(written)}: without effect, since `length_aware_packing` is not on.")
     if data_args.length_aware_packing and training_args.do_train and not packs_now():
         where = f"stage: {stage}" if stage != "sft" else "Megatron, HyperParallel or another training loop"
         raise ArgumentError(

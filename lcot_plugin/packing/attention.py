@@ -71,8 +71,8 @@ def segment_attention(model: Any, segments: Segments) -> Iterator[None]:
     configs = _text_configs(model)
     previous = [config._attn_implementation for config in configs]
     outer = _row
-    nested = outer is not None and previous[0] == IMPLEMENTATION
-    _row = PackedRow(segments, outer.implementation if outer is not None and nested else previous[0])
+    nested = outer if previous[0] == IMPLEMENTATION else None
+    _row = PackedRow(segments, previous[0] if nested is None else nested.implementation)
     try:
         for config in configs:
             config._attn_implementation = IMPLEMENTATION

@@ -115,7 +115,6 @@ def fit_cost_model(tokens: Any, squares: Any, patches: Any, seconds: Any) -> Cos
     if not np.all(np.isfinite(measured)) or measured.min() <= 0:
         raise ValueError("Times of packs must be positive seconds.")
 
-    used = np.ones(len(measured), dtype=bool)
     coefficients = _non_negative_fit(columns, measured, present)
     residuals = measured - columns @ coefficients[:3] - coefficients[3]
     deviation = 1.4826 * float(np.median(np.abs(residuals - np.median(residuals))))
@@ -132,20 +131,13 @@ def fit_cost_model(tokens: Any, squares: Any, patches: Any, seconds: Any) -> Cos
 
 def _non_negative_fit(columns: np.ndarray, seconds: np.ndarray, present: np.ndarray) -> np.ndarray:
     """[4] token, square, patch and fixed coefficients >= 0 of least squares."""
+    from scipy.optimize import nnls  # type: ignore[import-untyped]
+
     scales = np.where(present, columns.max(axis=0), 1.0)
+    scales = np.append(np.where(scales > 0, scales, 1.0), 1.0)
     matrix = np.zeros((len(seconds) + 1, 4))
-    matrix[:-1, :3] = columns / np.where(scales > 0, scales, 1.0)
-    matrix[:-1, 3] = 1.0
+    matrix[:-1] = np.column_stack([columns, np.ones(len(seconds))]) / scales
     # One more row holds the constant down where tokens explain as much: 1 % of the weight of the measurements.
     matrix[-1, 3] = 0.01 * np.sqrt(len(seconds))
-    target = np.append(seconds / seconds.mean(), 0.0)
-    best, best_error = np.zeros(4), np.inf
-    # The optimum is the ordinary fit of some of the columns; four columns have few subsets.
-    for number in range(1, 16):
-        chosen = [column for column in range(4) if number >> column & 1]
-        solution = np.linalg.lstsq(matrix[:, chosen], target, rcond=None)[0]
-        error = float(((matrix[:, chosen] @ solution - target) ** 2).sum())
-        if solution.min() >= 0 and error < best_error - 1e-12:
-            best, best_error = np.zeros(4), error
-            best[chosen] = solution
-    return best * seconds.mean() / np.append(np.where(scales > 0, scales, 1.0), 1.0)
+    solution, _ = nnls(matrix, np.append(seconds / seconds.mean(), 0.0))
+    return solution * seconds.mean() / scales

@@ -32,7 +32,7 @@ class PackedExamples(Dataset[PackItem]):
     """Packs of a tokenised data set."""
 
     def __init__(self, examples: Any):
-        """examples: a `datasets.Dataset`; for a stream anything with a length, or nothing."""
+        """examples: a `datasets.Dataset`; a stream's packs bring their rows along and need none of it."""
         self.examples = examples
 
     def __len__(self) -> int:

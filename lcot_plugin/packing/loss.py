@@ -99,8 +99,8 @@ class _LinearNll(torch.autograd.Function):
     pass up to the one factor that the backward pass brings. So no logits are computed twice, as recomputation would.
     That factor may be a float16 loss scale, without which small gradients are lost: float16 is for recomputation.
 
-    torch.nn.functional.linear_cross_entropy (torch 2.13) does the same for a plain sum or mean only: it has no weight
-    per token, gives no values per token, and with `reduction="none"` recomputes the logits.
+    torch.nn.functional.linear_cross_entropy (in 2.14, not in 2.11) does the same for a plain sum or mean only: it has
+    no weight per token, gives no values per token, and with `reduction="none"` recomputes the logits.
     """
 
     @staticmethod

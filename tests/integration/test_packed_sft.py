@@ -110,6 +110,12 @@ def test_a_record_with_more_patches_than_a_pack(train: Any, said: list[str]) -> 
         train(pack_max_patches=40, overlong_policy="error")
 
 
+def test_its_keys_alone_do_nothing_and_that_is_said(train: Any, said: list[str]) -> None:
+    logs, _ = train(length_aware_packing=False, pack_max_tokens=100, pack_mode="fill", max_samples=2)
+    assert "pack/fill" not in logs[0]
+    assert any(line.startswith("pack_max_tokens, pack_mode: without effect") for line in said)
+
+
 def test_one_record(train: Any) -> None:
     logs, _ = train(max_samples=1)
     assert [entry["pack/examples_per_step"] for entry in logs] == [1]
