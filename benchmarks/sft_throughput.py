@@ -33,7 +33,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from long_cot_workload import Shape, build_model, write_records  # noqa: E402
 
-SHAPE = Shape(512, 2048, 6, 16384, 384, 4)
+SHAPE = Shape(512, 2048, 6, 32768, 384, 4)
 LOSS_SHAPE = Shape(128, 256, 3, 2048, 64, 2)
 
 
@@ -47,9 +47,13 @@ class Settings:
     median: int = 1500
     longest: int = 16000
     records: int = 32
+    two_process_records: int = 96
+    """More, so that every pack has equals: a step lasts as long as its slowest process."""
     image_tokens: tuple[int, int] = (60, 600)
     rows: int = 8
     """Records that hold about `budget` tokens: what batch 1 and padded batches accumulate to in a step."""
+    two_process_rows: int = 7
+    """The same per process, as many as make the steps of an epoch as many as ours."""
     padded_rows: int = 8
     """Rows of a padded batch, half as many where they do not fit into memory; fewer rows need less padding."""
     neat_steps: int = 3
@@ -71,6 +75,7 @@ QUICK = Settings(
     median=47,
     longest=500,
     records=24,
+    two_process_records=24,
     image_tokens=(4, 12),
     neat_steps=3,
     loss_shape=Shape(128, 128, 2, 1024, 64, 2),
@@ -100,7 +105,7 @@ def arms_of(settings: Settings) -> dict[str, Arm]:
         "per_device_train_batch_size": settings.padded_rows,
         "gradient_accumulation_steps": settings.rows // settings.padded_rows,
     }
-    longer = {"num_train_epochs": 1.5}  # a step takes twice as many records: three steps, two of them timed
+    shared = {"gradient_accumulation_steps": settings.two_process_rows}
     neat = {"neat_packing": True, "packing": True, "max_steps": settings.neat_steps}
     return {
         "ours": Arm("lcot-plugin", packs, plugin=True),
@@ -108,7 +113,7 @@ def arms_of(settings: Settings) -> dict[str, Arm]:
         "padded": Arm("LLaMA-Factory, padded", padded),
         "neat_packing": Arm("LLaMA-Factory, neat_packing", neat),
         "ours_two_processes": Arm("lcot-plugin, 2 processes", packs, processes=2, plugin=True),
-        "batch_1_two_processes": Arm("LLaMA-Factory, batch 1, 2 processes", single | longer, processes=2),
+        "batch_1_two_processes": Arm("LLaMA-Factory, batch 1, 2 processes", shared, processes=2),
         "loss": Arm("losses", {"length_aware_packing": True, "gradient_accumulation_steps": 2}, plugin=True),
     }
 
@@ -128,6 +133,7 @@ def prepare(folder: Path, settings: Settings) -> dict[str, int]:
     tokenizer = AutoTokenizer.from_pretrained(folder / "model_records")
     options = (settings.records, settings.median, settings.longest, settings.image_tokens)
     write_records(folder / "data", "records", tokenizer, *options)
+    write_records(folder / "data", "many", tokenizer, settings.two_process_records, *options[1:])
     options = (settings.loss_records, settings.loss_median, settings.loss_longest, (4, 24))
     write_records(folder / "data", "short", tokenizer, *options)
     done.write_text(json.dumps({"settings": asdict(settings), "parameters": parameters}))
@@ -323,7 +329,7 @@ def start(folder: Path, name: str, settings: Settings, recipe: dict[str, Any], a
 
 def measure(folder: Path, name: str, settings: Settings, arm: Arm) -> dict[str, Any]:
     """The figures of an arm; for LLaMA-Factory's, what it takes to make it run at all, and why."""
-    data = "short" if name == "loss" else "records"
+    data = "short" if name == "loss" else "many" if arm.processes > 1 else "records"
     recipe = recipe_of(folder, name, settings, arm, data)
     notes: list[str] = []
     while True:
@@ -416,6 +422,7 @@ def figures_of(results: dict[str, dict[str, Any]], parameters: dict[str, int], s
         "million_parameters": round(parameters["records"] / 1e6, 1),
         "budget": settings.budget,
         "records": settings.records,
+        "two_process_records": settings.two_process_records,
         "padded_rows": results["padded"]["rows"] if "padded" in results else None,
         "gradient_checkpointing": settings.gradient_checkpointing,
     }
@@ -428,7 +435,8 @@ def show(results: dict[str, dict[str, Any]], arms: dict[str, Arm], figures: dict
         f"Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in libraries)
     )
     print(
-        f"{figures['million_parameters']} M parameters, {settings.records} records, {settings.budget} tokens per pack, "
+        f"{figures['million_parameters']} M parameters, {settings.records} records ({settings.two_process_records} "
+        f"for two processes), {settings.budget} tokens per pack, "
         f"gradient checkpointing {'on' if settings.gradient_checkpointing else 'off'}"
     )
     header = ("tokens/s", "steps", "seconds", "tokens/step", "peak MB", "before", "tokenising s")

@@ -54,6 +54,29 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
+class MatchSettings:
+    """How an answer is compared with the gold answer, beyond the kind of answer it is. Hashable."""
+
+    options: tuple[str, ...] = ()
+    """Texts of a choice's options in order, without their letters; empty where they are not known."""
+    aliases: tuple[str, ...] = ()
+    """Further right answers."""
+    relative_tolerance: float = 0.0
+    """Of numbers: |answer - gold| <= max(relative_tolerance * |gold|, absolute_tolerance). Both 0: exactly, or to the
+    digits that a long decimal was written with."""
+    absolute_tolerance: float = 0.0
+    """In the gold answer's unit."""
+    min_anls: float = 1.0
+    """Of text: the least normalised Levenshtein similarity that matches; ANLS itself counts from 0.5."""
+    min_iou: float = 0.5
+    """Of boxes: the least intersection over union at which two boxes are the same object."""
+    image_size: tuple[int, int] | None = None
+    """(width, height) in pixels, to compare boxes in pixels with normalised ones."""
+    include_thought: bool = False
+    """Whether an answer is searched inside `<think>...</think>` too."""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What the verifier says of one completion."""
 
@@ -296,6 +319,7 @@ class ScoringRequest:
     record: int = -1
     ending: Ending = Ending.STOPPED
     completion_ids: list[int] = field(default_factory=list)
+    settings: MatchSettings = MatchSettings()
 
 
 @dataclass(frozen=True)

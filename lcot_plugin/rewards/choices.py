@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 
 from lcot_plugin.rewards.dress import inline, undress
+from lcot_plugin.rewards.extraction import Found
+from lcot_plugin.rewards.kinds import Gold, Kind, Solver
+from lcot_plugin.types import MatchSettings
 
 _LETTER = r"(?:\(\s*([A-Ja-j])\s*\)|\[\s*([A-Ja-j])\s*\]|【\s*([A-J])\s*】|\{\s*([A-J])\s*\}|([A-J])(?![A-Za-z0-9]))"
 _ALONE = re.compile(rf"{_LETTER}\s*[.:)\],]?|([a-j])\s*[.:)]?")
@@ -36,3 +39,23 @@ def read_choice(text: str) -> str | None:
 
 def _group(match: re.Match[str]) -> str:
     return next(group for group in match.groups() if group is not None).upper()
+
+
+def read(text: str, settings: MatchSettings) -> Gold | None:
+    """The option that `text` chooses, its letter as the text."""
+    letter = read_choice(text)
+    return None if letter is None else Gold("choice", letter)
+
+
+def infer(text: str, settings: MatchSettings) -> Gold | None:
+    """The option that `text` chooses, where it is hardly anything else."""
+    return read(text, settings) if re.fullmatch(r"\(?[A-J]\)?[.:)]?|\([a-j]\)", text) else None
+
+
+def compare(gold: Gold, found: Found, settings: MatchSettings, solver: Solver | None) -> bool | None:
+    """Whether `found` chooses the same option."""
+    letter = read_choice(undress(found.answer))
+    return None if letter is None else letter == gold.text
+
+
+KIND = Kind(read, compare, infer)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 
 from lcot_plugin.rewards.dress import inline, undress
+from lcot_plugin.rewards.extraction import Found
+from lcot_plugin.rewards.kinds import Gold, Kind, Solver
+from lcot_plugin.types import MatchSettings
 
 _TRUTH = {"yes": True, "no": False, "true": True, "false": False}
 
@@ -28,3 +31,16 @@ def same_text(gold: str, answer: str) -> bool:
     words = re.findall(r"\w+", answer)
     stated = {_TRUTH[word] for word in words if word in _TRUTH}
     return bool(words) and words[0] in _TRUTH and stated == {_TRUTH[gold]}
+
+
+def read(text: str, settings: MatchSettings) -> Gold | None:
+    """Any text that is not blank once normalised."""
+    return Gold("text", text) if normalise_text(text) else None
+
+
+def compare(gold: Gold, found: Found, settings: MatchSettings, solver: Solver | None) -> bool | None:
+    """Whether `found` says the same."""
+    return same_text(gold.text, undress(found.answer))
+
+
+KIND = Kind(read, compare)

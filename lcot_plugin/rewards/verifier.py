@@ -23,8 +23,9 @@ from types import TracebackType
 from typing import IO, Any
 
 from lcot_plugin.errors import ArgumentError, DataError, RewardError
-from lcot_plugin.rewards.answers import NeedsSolver, check_answer_type, judge, read_gold
+from lcot_plugin.rewards.answers import check_answer_type, judge, read_gold
 from lcot_plugin.rewards.extraction import Found, Place, extract_answer
+from lcot_plugin.rewards.kinds import NeedsSolver
 from lcot_plugin.types import Outcome, ScoringRequest, Verdict
 
 START_SECONDS = 120.0

@@ -55,7 +55,7 @@ def main() -> int:
         else:
             answer = request["answer"]
             found = None if answer is None else Found(answer, Place(request["place"]))
-            outcome = judge(gold, found, solver)
+            outcome = judge(gold, found, solver=solver)
         _self_destruct_after(0.0)
         reply(outcome=outcome.value)
     return 0
