@@ -170,6 +170,8 @@ class RawRecord:
     """The options of a multiple-choice question, in order, where they have a column of their own."""
     subset: str = ""
     """The part of the data set that the record says it comes from (`source`, `category`...)."""
+    match: Any = None
+    """How its answer is compared, as written: an object of MatchSettings' fields, its JSON, or None."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,8 @@ class Sample:
     """The turns before `question`: user, assistant, user, assistant..."""
     system: str | None
     subset: str
+    match: MatchSettings = MatchSettings()
+    """How the answer is compared with the gold answer."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +230,8 @@ class PromptRecord:
     videos: list[Any] = field(default_factory=list)
     audios: list[Any] = field(default_factory=list)
     answer_type: str = "auto"
+    match: str = ""
+    """JSON of the MatchSettings that are not the default's."""
     opening: str = ""
     """What of the response the prompt ends with, where the family's template opens the thought: `<think>\\n`."""
 

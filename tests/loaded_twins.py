@@ -109,6 +109,7 @@ def aligned_problems() -> dict[str, list[Any]]:
         "_audios": [[]] * num,
         "_gold": ["3"] * num,
         "_answer_type": ["auto"] * num,
+        "_match": [""] * num,
         "_source": ["problems"] * num,
         "_file": ["problems.json"] * num,
         "_findings": [""] * num,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from lcot_plugin.data.gold import (
 from lcot_plugin.data.images import resolve_image
 from lcot_plugin.data.placeholders import neutralise, place_media
 from lcot_plugin.data.traces import read_trace
-from lcot_plugin.errors import RecordError
+from lcot_plugin.errors import RecordError, RewardError
+from lcot_plugin.rewards.settings import read_settings
 from lcot_plugin.types import RawRecord, RecordFault, Sample, Turn
 
 Resolve = Callable[[Any, Path | None], str | bytes]
@@ -66,6 +68,11 @@ def to_sample(raw: RawRecord, media_dir: Path | None, resolve: Resolve = resolve
     if answer_type not in ("auto", "choice") and not raw.options:
         options = []  # `A.` and `B.` of the text name something else
 
+    try:
+        match = read_settings(raw.match)
+    except RewardError as error:
+        raise RecordError(RecordFault.MALFORMED, str(error)) from None
+
     users = iter(texts)
     turns = [Turn(turn.role, next(users) if turn.role == "user" else neutralise(turn.content)) for turn in raw.turns]
     thought = neutralise(raw.thought) if raw.thought is not None else None
@@ -80,6 +87,7 @@ def to_sample(raw: RawRecord, media_dir: Path | None, resolve: Resolve = resolve
         history=turns[:-2] if roles[-1] == "assistant" else turns[:-1],
         system=neutralise(raw.system) if raw.system is not None else None,
         subset=raw.subset,
+        match=replace(match, options=tuple(options)) if answer_type == "choice" else match,
     )
 
 

@@ -45,6 +45,7 @@ class Evaluator:
     """For the sampled completions; `num_generations` may be 0 for greedy only."""
     batch_size: int
     """Problems per batch."""
+    scoring_request: Callable[[PromptRecord, Completion], ScoringRequest]
 
     def run(
         self, model: Any, records: Sequence[PromptRecord], progress: Callable[[int], None] = lambda _: None
@@ -62,7 +63,7 @@ class Evaluator:
                 for group, more in zip(groups, sampled, strict=True):
                     group.completions += more.completions
             scores = self.scorer.score(
-                [scoring_request(group.prompt.record, c) for group in groups for c in group.completions]
+                [self.scoring_request(group.prompt.record, c) for group in groups for c in group.completions]
             )
             taken = 0
             for group in groups:
@@ -71,21 +72,6 @@ class Evaluator:
                 results.append(ProblemResult(group.prompt.record, group.completions, own))
             progress(len(batch))
         return results
-
-
-def scoring_request(record: PromptRecord, completion: Completion) -> ScoringRequest:
-    """What the scorer needs to know of one completion."""
-    return ScoringRequest(
-        # Without its opening, a thought that never closes would be read as an answer.
-        completion=record.opening + completion.text,
-        gold=record.gold,
-        question=record.question,
-        answer_type=record.answer_type,
-        source=record.source,
-        record=record.record,
-        ending=completion.ending,
-        completion_ids=completion.token_ids,
-    )
 
 
 def evaluation_metrics(results: Sequence[ProblemResult]) -> dict[str, float]:

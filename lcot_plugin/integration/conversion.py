@@ -24,6 +24,7 @@ from lcot_plugin.data.targets import TARGETS, THINK_WORDS, boxed
 from lcot_plugin.data.traces import READERS, read_trace
 from lcot_plugin.errors import DataError, RecordError
 from lcot_plugin.integration.cache import digest_of, file_stamp, functions_digest
+from lcot_plugin.rewards.settings import settings_text
 from lcot_plugin.types import Finding, Handling, Outcome, RawRecord, RecordFault, Sample, Turn
 
 FORMAT_PREFIX = "lcot_"
@@ -70,6 +71,7 @@ def record_features() -> dict[str, Any]:
     return {
         "_gold": text,
         "_answer_type": text,
+        "_match": text,
         "_source": text,
         "_file": text,
         "_record": Value("int64"),
@@ -152,6 +154,7 @@ class RecordConverter:
             "_audios": [],
             "_gold": verifiable_answer(sample),
             "_answer_type": verifier_type(sample.answer_type),
+            "_match": settings_text(sample.match),
         }
 
     def _written(self, turn: Turn) -> str:
@@ -173,6 +176,7 @@ EMPTY_ROW: dict[str, Any] = {
     "_audios": [],
     "_gold": None,
     "_answer_type": "auto",
+    "_match": "",
 }
 
 

@@ -1,4 +1,4 @@
-"""Seam: `llamafactory.data.parser`. Lets dataset_info.json name the columns `gold` and `answer_type`.
+"""Seam: `llamafactory.data.parser`. Lets dataset_info.json name the columns of gold answers.
 
     "columns": {"prompt": "problem", "images": "images", "gold": "answer"}
 
@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-GOLD_COLUMNS = ("gold", "answer_type")
+GOLD_COLUMNS = ("gold", "answer_type", "options", "match")
 
 
 def apply(module: ModuleType) -> None:
-    """Replaces `DatasetAttr` by a subclass with the two columns."""
+    """Replaces `DatasetAttr` by a subclass with GOLD_COLUMNS."""
     original = module.DatasetAttr
     if hasattr(original, "gold"):
         return
@@ -27,6 +27,10 @@ def apply(module: ModuleType) -> None:
         """Column of the verifiable answer."""
         answer_type: str | None = None
         """Column that says how to compare (number, choice, expression, text); without it the answer's form decides."""
+        options: str | None = None
+        """Column of a choice's options, a list of texts."""
+        match: str | None = None
+        """Column of how to compare, an object: aliases, relative_tolerance... (types.MatchSettings)."""
         lcot_columns: dict[str, str] = field(default_factory=dict)
         """`columns` as written, for the `lcot_...` formats, which have roles of their own."""
 

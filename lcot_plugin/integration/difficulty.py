@@ -23,7 +23,6 @@ from llamafactory.model import load_model, load_tokenizer
 from tqdm.auto import tqdm
 
 from lcot_plugin.errors import ArgumentError, DataError
-from lcot_plugin.evaluate.evaluator import scoring_request
 from lcot_plugin.integration.cache import file_stamp
 from lcot_plugin.integration.difficulty_sets import (
     LoadedSource,
@@ -40,6 +39,7 @@ from lcot_plugin.policy.trainer import GrpoParts, prompt_records
 from lcot_plugin.report.data import DataReport
 from lcot_plugin.report.difficulty import LEARNABLE, SetDifficulty, Thresholds, difficulty_table, plot_difficulty
 from lcot_plugin.rewards import Scorer
+from lcot_plugin.rewards.requests import scoring_request
 from lcot_plugin.types import Ending, Finding, Handling, Outcome, RecordFault, RolloutGroup, SamplingParams, Score
 
 ROLLOUTS_FILE = "rollouts.jsonl"
@@ -281,7 +281,7 @@ def record_keys(prompts: Any, fingerprint: str) -> list[str]:
     keys = []
     for row in prompts:
         digest = hashlib.sha256(fingerprint.encode())
-        names = ("source", "record", "input_ids", "question", "gold", "answer_type")
+        names = ("source", "record", "input_ids", "question", "gold", "answer_type", "match")
         digest.update(json.dumps([row[name] for name in names]).encode())
         for name in ("images", "videos", "audios"):
             for medium in row[name] or []:

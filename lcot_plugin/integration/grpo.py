@@ -14,13 +14,14 @@ from llamafactory.train.trainer_utils import create_modelcard_and_push, create_r
 
 from lcot_plugin.arguments import BatchPlan, plan_batches
 from lcot_plugin.errors import ArgumentError
-from lcot_plugin.evaluate.evaluator import Evaluator, scoring_request
+from lcot_plugin.evaluate.evaluator import Evaluator
 from lcot_plugin.integration.grpo_trainer import GrpoTrainer
 from lcot_plugin.integration.media import PromptEncoder, batch_media
 from lcot_plugin.integration.refusals import RunArguments, check_settings
 from lcot_plugin.policy.trainer import GrpoParts
 from lcot_plugin.report.completions import COMPLETIONS_FILE, CompletionsLog, completion_line
 from lcot_plugin.rewards import Scorer
+from lcot_plugin.rewards.requests import scoring_request
 from lcot_plugin.rollout.transformers_engine import TransformersEngine
 from lcot_plugin.types import SamplingParams
 from lcot_plugin.vlm import VisionLanguageModel, unwrap_base_model
@@ -164,6 +165,7 @@ def make_evaluator(parts: GrpoParts, training_args: Any) -> Evaluator:
             parts.sampling, num_generations=parts.arguments.grpo_eval_generations, seed=training_args.seed
         ),
         batch_size=training_args.per_device_eval_batch_size,
+        scoring_request=parts.scoring_request,
     )
 
 

@@ -8,20 +8,23 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+from dataclasses import replace
 from typing import Any
 
 from lcot_plugin.data.gold import gold_text
-from lcot_plugin.errors import DataError
+from lcot_plugin.errors import DataError, RewardError
 from lcot_plugin.integration.cache import digest_of, may_use_cache, media_paths
 from lcot_plugin.integration.conversion import aligned_features, as_media, record_features
+from lcot_plugin.integration.dataset_columns import GOLD_COLUMNS
 from lcot_plugin.rewards import extract_answer
+from lcot_plugin.rewards.settings import match_settings, read_settings, settings_text
 
 
 def align(original: Any, dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any, stage: str) -> Any:
     """LLaMA-Factory's aligned data set with the columns that name each record.
 
-    In SFT: `_source`, `_file`, `_record`, `_findings`. In GRPO also `_gold` and `_answer_type`, and no `_response`, so
-    that sets with and without one can be joined.
+    In SFT: `_source`, `_file`, `_record`, `_findings`. In GRPO also `_gold`, `_answer_type` and `_match`, and no
+    `_response`, so that sets with and without one can be joined.
     """
     dataset = undecoded(dataset)
     if stage == "grpo":
@@ -116,7 +119,7 @@ def align_stream(original: Any, dataset: Any, dataset_attr: Any, data_args: Any,
 def _align_with_gold(original: Any, dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any) -> Any:
     from datasets import Features, concatenate_datasets
 
-    for column in (dataset_attr.gold, dataset_attr.answer_type):
+    for column in (getattr(dataset_attr, name) for name in GOLD_COLUMNS):
         if column is not None and column not in dataset.column_names:
             raise DataError(
                 f"Data set {dataset_attr.lcot_name} ({dataset_attr.dataset_name}) has no column '{column}', which "
@@ -131,8 +134,7 @@ def _align_with_gold(original: Any, dataset: Any, dataset_attr: Any, data_args: 
         with_indices=True,
         remove_columns=dataset.column_names,
         fn_kwargs={
-            "gold_column": dataset_attr.gold,
-            "type_column": dataset_attr.answer_type,
+            "columns": {name: getattr(dataset_attr, name) for name in GOLD_COLUMNS},
             "source": dataset_attr.lcot_name,
             "file": dataset_attr.dataset_name,
         },
@@ -168,16 +170,29 @@ def _align_with_gold(original: Any, dataset: Any, dataset_attr: Any, data_args: 
 
 
 def _extra_columns(
-    example: dict[str, Any], index: int, gold_column: str | None, type_column: str | None, source: str, file: str
+    example: dict[str, Any], index: int, columns: dict[str, str | None], source: str, file: str
 ) -> dict[str, Any]:
+    values = {role: example[column] if column else None for role, column in columns.items()}
+    try:
+        settings = read_settings(_without_none(values["match"]))
+        if values["options"]:
+            settings = replace(settings, options=match_settings(options=values["options"]).options)
+    except RewardError as error:
+        raise DataError(f"Data set {source} ({file}), record {index}: {error}.") from None
     return {
-        "_gold": gold_text(example[gold_column]) if gold_column else None,
-        "_answer_type": str(example[type_column] or "auto") if type_column else "auto",
+        "_gold": gold_text(values["gold"]),
+        "_answer_type": str(values["answer_type"] or "auto"),
+        "_match": settings_text(settings),
         "_source": source,
         "_file": file,
         "_record": index,
         "_findings": "",
     }
+
+
+def _without_none(value: Any) -> Any:
+    """A struct column gives every record every field."""
+    return {name: item for name, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
 def _gold_of_response(example: dict[str, Any]) -> dict[str, str | None]:

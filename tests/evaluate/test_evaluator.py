@@ -2,8 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from lcot_plugin.evaluate.evaluator import Evaluator, ProblemResult, evaluation_metrics, scoring_request
+from lcot_plugin.evaluate.evaluator import Evaluator, ProblemResult, evaluation_metrics
 from lcot_plugin.rewards import extract_answer
+from lcot_plugin.rewards.requests import scoring_request
 from lcot_plugin.types import (
     Completion,
     EncodedPrompt,
@@ -133,7 +134,9 @@ def sampling():
 
 def evaluate(sampling, num_problems, batch_size=2):
     engine, scorer, done = Engine(), RecordingScorer(), []
-    evaluator = Evaluator(engine, scorer, lambda record: EncodedPrompt(record, {}), sampling, batch_size)
+    evaluator = Evaluator(
+        engine, scorer, lambda record: EncodedPrompt(record, {}), sampling, batch_size, scoring_request
+    )
     # Numbers that are not places: a slot is the record's own, whatever batch it falls in.
     records = [problem(10 * i) for i in range(num_problems)]
     return engine, scorer, done, evaluator.run("model", records, done.append)

@@ -54,6 +54,7 @@ COMMON_ROLES: dict[str, tuple[str, ...]] = {
     **MEDIA_ROLES,
     "system": ("system", "system_prompt"),
     "answer_type": (),
+    "match": (),
     "subset": SUBSET_COLUMNS,
 }
 
@@ -68,6 +69,7 @@ def common(fields: Fields) -> dict[str, Any]:
     return {
         "system": None if system is None else as_text(system, "system"),
         "answer_type": "auto" if answer_type is None else str(answer_type),
+        "match": fields.get("match"),
         "subset": subset if isinstance(subset, str) else "",
     }
 
