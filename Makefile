@@ -9,13 +9,14 @@ STAMP := $(VENV)/.installed
 # LLaMA-Factory's launcher calls torchrun by name.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help install test lint demo clean
+.PHONY: help install test lint fuzz demo clean
 
 help:
 	@echo "make install   virtual environment in $(VENV), with the plugin (editable) and the test tools"
 	@echo "make demo      train the bundled model: base, RL only, SFT, SFT then RL; prints a table"
 	@echo "make test      linter, type checker and test suite"
 	@echo "make lint      linter and type checker"
+	@echo "make fuzz      look for texts that trip the answer verifier, for SECONDS=60"
 	@echo "make clean     remove caches and builds (the environment and saves/ stay)"
 
 install: $(STAMP)
@@ -32,6 +33,11 @@ test: lint
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
+	$(BIN)/python tests/rewards/fuzz_verifier.py -max_total_time=$(or $(SECONDS),60) -timeout=5 -max_len=3000 \
+		-artifact_prefix=fuzz_
 
 demo: $(STAMP)
 	$(BIN)/python -m lcot_plugin.demo.arms

@@ -21,8 +21,36 @@ def _key(default: Any, help_text: str) -> Any:
 
 
 def _items(value: Any) -> list[str]:
-    """Of `a,b` or of a YAML list `[a, b]`, which the parser passes through as it is."""
-    return [str(item).strip() for item in (value if isinstance(value, list) else str(value).split(","))]
+    """Of `a,b(c=1,d=2)` or of a YAML list `[a, b]`, which the parser passes through as it is.
+
+    Commas within brackets divide nothing, not even where YAML itself has cut `[b(c=1, d=2)]` there.
+    """
+    items: list[str] = []
+    begun = ""
+    for part in map(str, value) if isinstance(value, list) else str(value).split(","):
+        begun += part
+        if _is_closed(begun):
+            items.append(begun.strip())
+            begun = ""
+        else:
+            begun += ","
+    # What never closes is left to the reader of specs to complain of.
+    return [*items, begun.removesuffix(",").strip()] if begun else items
+
+
+def _is_closed(text: str) -> bool:
+    """Whether every bracket that opens in `text` closes. What stands in quotes within brackets does not count."""
+    depth, quote = 0, ""
+    for char in text:
+        if quote:
+            quote = "" if char == quote else quote
+        elif depth and char in "\"'":
+            quote = char
+        elif char == "(":
+            depth += 1
+        elif char == ")":
+            depth -= 1
+    return depth <= 0
 
 
 # LLaMA-Factory parses with HfArgumentParser, which reads these annotations at run time: `X | None`, Literal, str, int,
@@ -67,11 +95,17 @@ class GrpoArguments:
     )
     grpo_reward_funcs: str = _key(
         "accuracy",
-        "Reward functions, comma-separated or a YAML list: `accuracy`, `format_think_boxed`, `format_think_answer`, "
-        "or a function of yours as `path/to/file.py:function`.",
+        "Reward functions, comma-separated or a YAML list: names (see `lcot reward list`) with their parameters, "
+        "`cosine_length(min_correct=0.5)`, `trl:think_format_reward`, or a function of yours as "
+        "`path/to/file.py:function`; `iou@boxes` judges only records whose answers are boxes.",
     )
     grpo_reward_weights: str | None = _key(
         None, "Weights, comma-separated or a YAML list, one per reward function; default: 1 for each."
+    )
+    grpo_reward_errors: Literal["stop", "skip"] = _key(
+        "stop",
+        "Where a reward function raises or returns no number: `stop` ends the run and names the record, `skip` goes on "
+        "without its value there and counts it as reward_errors/NAME.",
     )
     grpo_reward_deadline: float = _key(5.0, "Seconds after which the verification of one answer is killed.")
     grpo_rollout_engine: Literal["transformers"] = _key(

@@ -1,4 +1,4 @@
-"""The `lcot` command: start a run explicitly, look at its data, check the installation, copy the recipes.
+"""The `lcot` command: start a run explicitly, look at its data and rewards, check the installation, copy the recipes.
 
 In:  the command line.
 Out: an exit code; `train` hands over to LLaMA-Factory's launcher. Nothing heavy is imported before a command needs it.
@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", metavar="key=value", help="keys that take precedence over the file's")
 
     add_data_parser(commands)
+    add_reward_parser(commands)
 
     commands.add_parser(
         "doctor",
@@ -134,6 +135,97 @@ def add_data_parser(commands: Any) -> None:
     difficulty.add_argument("--out", metavar="DIR", type=Path, help="where to write; default: difficulty in output_dir")
 
 
+def add_reward_parser(commands: Any) -> None:
+    """The parser of `lcot reward`."""
+    reward = commands.add_parser(
+        "reward",
+        help="score completions, explain one verdict, time the verifier, list the rewards",
+        description="The answer verifier and the rewards of GRPO by themselves. No run is needed, and no GPU.",
+    )
+    actions = reward.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def add_file_arguments(parser: argparse.ArgumentParser) -> None:
+        for name, default, what in (
+            ("prediction", "completion", "the completion: a text, or a list of messages"),
+            ("gold", "gold", "the gold answer"),
+            ("type", "answer_type", "the answer's type; auto where a line has none"),
+            ("options", "options", "a choice's options, without their letters"),
+            ("match", "match", "an object of further settings, for instance relative_tolerance"),
+        ):
+            parser.add_argument(
+                f"--{name}-key",
+                metavar="KEY",
+                default=default,
+                dest="answer_type_key" if name == "type" else f"{name}_key",
+                help=f"key of {what}; default: {default}. A dot leads into an object",
+            )
+
+    def add_deadline(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--deadline", metavar="SECONDS", type=float, default=5.0, help="for one comparison by a worker; default: 5"
+        )
+
+    score = actions.add_parser(
+        "score",
+        help="score the completions of a JSON lines file",
+        description="Judge every line of a JSON lines file, a run's completions.jsonl or any other. Outcomes are "
+        "counted apart, by type of answer, with the mean of every reward. Lines that cannot be judged are named; the "
+        "exit code is 1 then.",
+    )
+    score.add_argument("file", metavar="FILE.jsonl", type=Path, help="one JSON object per line")
+    score.add_argument(
+        "--rewards",
+        metavar="NAME",
+        nargs="+",
+        default=["accuracy"],
+        help="as in grpo_reward_funcs; `lcot reward list` names them; default: accuracy",
+    )
+    score.add_argument("--weights", metavar="W", type=float, nargs="+", help="one per reward; default: 1 each")
+    score.add_argument("--out", metavar="OUT.jsonl", type=Path, help="write every line with its verdict and rewards")
+    score.add_argument("--skip-errors", action="store_true", help="leave out the value of a reward that raises")
+    score.add_argument("--workers", metavar="N", type=int, help="worker processes at most")
+    score.add_argument("--max-new-tokens", metavar="N", type=int, help="max_length of rewards that are given none")
+    add_deadline(score)
+    add_file_arguments(score)
+
+    explain = actions.add_parser(
+        "explain",
+        help="one verdict, step by step",
+        description="Say where the answer was found, how it and the gold answer were read, how they were compared and "
+        "what came of it. An answer that begins with a dash stands behind `--`.",
+    )
+    explain.add_argument(
+        "prediction", metavar="PREDICTION|FILE", help="a completion, - for standard input, or a file (--line)"
+    )
+    explain.add_argument("gold", metavar="GOLD", nargs="?", help="the gold answer")
+    explain.add_argument("--line", metavar="N", type=int, help="this line of FILE, from 1")
+    explain.add_argument("--type", metavar="TYPE", dest="answer_type", help="the answer's type; default: auto")
+    explain.add_argument("--options", metavar="TEXT", nargs="+", help="a choice's options, without their letters")
+    explain.add_argument("--aliases", metavar="TEXT", nargs="+", help="further right answers")
+    explain.add_argument("--relative-tolerance", metavar="SHARE", type=float, help="of numbers")
+    explain.add_argument("--absolute-tolerance", metavar="X", type=float, help="of numbers, in the gold answer's unit")
+    explain.add_argument("--min-anls", metavar="SHARE", type=float, help="of text: the least similarity that matches")
+    explain.add_argument("--min-iou", metavar="SHARE", type=float, help="of boxes: the least overlap that matches")
+    explain.add_argument("--image-size", metavar=("WIDTH", "HEIGHT"), type=int, nargs=2, help="of boxes, in pixels")
+    explain.add_argument("--include-thought", action="store_true", help="search the thought too")
+    add_deadline(explain)
+    add_file_arguments(explain)
+
+    time = actions.add_parser(
+        "time",
+        help="verdicts per second, in process and in workers",
+        description="Time the verifier on a file's lines, or on built-in examples.",
+    )
+    time.add_argument("file", metavar="FILE.jsonl", type=Path, nargs="?", help="one JSON object per line")
+    time.add_argument("--limit", metavar="N", type=int, default=2000, help="lines at most; default: 2000")
+    time.add_argument("--workers", metavar="N", type=int, help="worker processes at most")
+    add_deadline(time)
+    add_file_arguments(time)
+
+    names = actions.add_parser("list", help="the rewards that there are", description="Name the rewards, one by one.")
+    names.add_argument("--trl", action="store_true", help="those of trl.rewards too, which takes seconds")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `lcot`; returns the exit code."""
     arguments = parse(argv)
@@ -142,6 +234,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return train(arguments.config, arguments.overrides)
         if arguments.command == "data":
             return data(**vars(arguments))
+        if arguments.command == "reward":
+            return reward(**vars(arguments))
         if arguments.command == "init":
             from lcot_plugin.recipes import copy_recipes
 
@@ -157,10 +251,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lcot {arguments.command}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        if arguments.command != "data":
+        if arguments.command not in ("data", "reward"):
             raise
         goes_on = ": the same command goes on from there" if arguments.action == "difficulty" else ""
-        print(f"\nlcot data {arguments.action}: interrupted{goes_on}", file=sys.stderr)
+        print(f"\nlcot {arguments.command} {arguments.action}: interrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -197,6 +291,13 @@ def data(command: str, action: str, **arguments: Any) -> int:
     from lcot_plugin.integration import data_command
 
     return data_command.stats(**arguments) if action == "stats" else data_command.show(**arguments)
+
+
+def reward(command: str, action: str, **arguments: Any) -> int:
+    """`lcot reward ACTION`."""
+    from lcot_plugin.rewards.command import reward_command
+
+    return reward_command.run(action, **arguments)
 
 
 def quieten(*, progress: bool) -> None:

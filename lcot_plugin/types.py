@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,6 +74,14 @@ class MatchSettings:
     """(width, height) in pixels, to compare boxes in pixels with normalised ones."""
     include_thought: bool = False
     """Whether an answer is searched inside `<think>...</think>` too."""
+
+
+class GoldAnswer(NamedTuple):
+    """The right answer to a record's question, and how answers are compared with it."""
+
+    text: str
+    answer_type: str = "auto"
+    settings: MatchSettings = MatchSettings()
 
 
 @dataclass(frozen=True)
@@ -308,8 +316,15 @@ class RolloutEngine(Protocol):
 class CompletionScorer(Protocol):
     """Judges completions."""
 
+    trainer_state: Any
+    """The trainer's state, for reward functions that ask for it; None outside of training."""
+
     def score(self, requests: list[ScoringRequest]) -> list[Score]:
         """One score per request, in order."""
+        ...
+
+    def take_counts(self) -> dict[str, int]:
+        """What happened since the last call, by the name under which it is logged: errors left out, requests made."""
         ...
 
 

@@ -50,6 +50,7 @@ WRONG = [
     ({"grpo_eval_generations": -1}, "grpo_eval_generations: -1", "not be negative"),
     ({"grpo_steps_per_generation": 0}, "grpo_steps_per_generation: 0", "at least 1, or left out"),
     ({"grpo_rollout_batch_size": 0}, "grpo_rollout_batch_size: 0", "at least 1, or left out"),
+    ({"grpo_reward_errors": "ignore"}, "grpo_reward_errors: 'ignore'", "must be one of stop, skip"),
     ({"grpo_reward_deadline": 0.0}, "grpo_reward_deadline: 0.0", "more than 0 seconds"),
     ({"grpo_epsilon": 0.0}, "grpo_epsilon: 0.0", "between 0 and 1"),
     ({"grpo_epsilon": 1.0}, "grpo_epsilon: 1.0", "0.2 is usual"),
@@ -98,6 +99,25 @@ def test_reward_functions_and_weights():
     assert GrpoArguments().reward_weights() is None
     # YAML makes a number of a single weight.
     assert GrpoArguments(grpo_reward_weights=2.0).reward_weights() == [2.0]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "accuracy, f(a=1, b=(2, 3)), g(text='a), b')@number|time",
+        ["accuracy", "f(a=1, b=(2, 3))", "g(text='a), b')@number|time"],
+        # A flow sequence of YAML without quotes is cut at every comma.
+        ["accuracy", "f(a=1", "b=(2", "3))", "g(text='a)", "b')@number|time"],
+    ],
+)
+def test_commas_in_the_parameters_of_a_reward_divide_nothing(written):
+    specs = [spec.replace(", ", ",") for spec in GrpoArguments(grpo_reward_funcs=written).reward_functions()]
+    assert specs == ["accuracy", "f(a=1,b=(2,3))", "g(text='a),b')@number|time"]
+
+
+def test_a_bracket_that_never_closes_is_left_to_the_reader_of_specs():
+    assert GrpoArguments(grpo_reward_funcs="accuracy,f(a=1,b").reward_functions() == ["accuracy", "f(a=1,b"]
+    assert GrpoArguments(grpo_reward_funcs="o'neil.py:f,accuracy").reward_functions() == ["o'neil.py:f", "accuracy"]
 
 
 def test_reward_functions_and_weights_as_yaml_lists():

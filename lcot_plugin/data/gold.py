@@ -13,37 +13,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from lcot_plugin.data.traces import bare_answer, read_answer
-from lcot_plugin.errors import RecordError
-from lcot_plugin.rewards.answers import ANSWER_TYPES, read_gold
-from lcot_plugin.rewards.choices import read_choice
+from lcot_plugin.errors import RecordError, RewardError
+from lcot_plugin.rewards import answers
+from lcot_plugin.rewards.answers import read_gold
 from lcot_plugin.rewards.extraction import MAX_ANSWER_CHARS
-from lcot_plugin.rewards.texts import normalise_text
+from lcot_plugin.rewards.kinds.choices import read_choice
+from lcot_plugin.rewards.kinds.texts import normalise_text
 from lcot_plugin.types import RecordFault
 
 LETTERS = "ABCDEFGHIJ"
-SAMPLE_ANSWER_TYPES = (*ANSWER_TYPES, *({"boxes"} - set(ANSWER_TYPES)))
-"""auto, and the kinds of answers that a Sample can have."""
 
-_ALIASES = {
-    "": "auto",
-    "default": "auto",
-    "math": "auto",
-    "mcq": "choice",
-    "multiple-choice": "choice",
-    "multiple choice": "choice",
-    "multi_choice": "choice",
-    "numeric": "number",
-    "numerical": "number",
-    "integer": "number",
-    "int": "number",
-    "float": "number",
-    "counting": "number",
-    "yes_no": "text",
-    "string": "text",
-    "list": "sequence",
-    "bbox": "boxes",
-    "box": "boxes",
-}
 _OPTION_MARK = re.compile(r"(?:(?<=\s)|(?<=[,;:，；：])|^)(?:\(\s?([A-J])\s?\)|([A-J])[.):：、])", re.MULTILINE)  # noqa: RUF001
 _LETTERED = re.compile(r"\s*(?:\(\s?([A-J])\s?\)|([A-J])[.):])\s*")
 _ASKS_FOR_BOXES = re.compile(r"bounding|bbox|\bbox(?:es)?\b|coordinate|locat|region|detect", re.IGNORECASE)
@@ -79,19 +58,10 @@ def infer_answer_type(gold: str | None, question: str, options: Sequence[str]) -
 
 def check_answer_type(answer_type: str) -> str:
     """The answer type that a record names, by the plugin's word for it. RecordError where it is unknown."""
-    name = answer_type.strip().lower()
-    name = _ALIASES.get(name, name)
-    if name not in SAMPLE_ANSWER_TYPES:
-        raise RecordError(
-            RecordFault.MALFORMED,
-            f"answer_type {answer_type!r} is unknown; write one of {', '.join(SAMPLE_ANSWER_TYPES)}",
-        )
-    return name
-
-
-def verifier_type(answer_type: str) -> str:
-    """The `answer_type` under which the verifier compares answers of a Sample's kind."""
-    return answer_type if answer_type in ANSWER_TYPES else "auto"
+    try:
+        return answers.check_answer_type(answer_type)
+    except RewardError as error:
+        raise RecordError(RecordFault.MALFORMED, str(error)) from None
 
 
 def options_in(question: str) -> list[str]:
@@ -137,17 +107,19 @@ def _agree(values: Sequence[Any]) -> bool:
 
 
 def _is_boxes(gold: str, question: str) -> bool:
-    """Whether `gold` is one box `[x1, y1, x2, y2]` or several, plain or as JSON with `bbox_2d`."""
-    if gold[:1] not in "[{" or len(gold) > MAX_ANSWER_CHARS:
+    """Whether `gold` is boxes: in a dress of their own, or as `[x1, y1, x2, y2]` where the question asks for boxes."""
+    if len(gold) > MAX_ANSWER_CHARS or read_gold(gold, "boxes") is None:
+        return False
+    read = read_gold(gold)
+    if read is not None and read.kind == "boxes":
+        return True
+    if not gold.startswith("[") or _ASKS_FOR_BOXES.search(question) is None:
         return False
     try:
         value = json.loads(gold)
-    except (ValueError, RecursionError):
+    except ValueError:
         return False
-    items = value if isinstance(value, list) and value and isinstance(value[0], (list, dict)) else [value]
-    if all(isinstance(item, dict) for item in items):
-        return all(_is_box(item.get("bbox_2d", item.get("bbox"))) for item in items)
-    return all(_is_box(item) for item in items) and _ASKS_FOR_BOXES.search(question) is not None
+    return all(_is_box(item) for item in (value if isinstance(value[0], list) else [value]))
 
 
 def _is_box(value: Any) -> bool:

@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from lcot_plugin.data.gold import option_letter, verifier_type
+from lcot_plugin.data.gold import option_letter
 from lcot_plugin.data.traces import close_thought
-from lcot_plugin.types import Finding, Handling, RecordFault, Sample, Trace
+from lcot_plugin.types import Finding, GoldAnswer, Handling, RecordFault, Sample, Trace
 
 POLICIES = ("keep", "repair", "drop")
 DETAIL_CHARS = 80
 
-Agrees = Callable[[str, str, str], bool | None]
+Agrees = Callable[[str, GoldAnswer], bool | None]
 """(answer, gold, answer type of the verifier) -> whether they agree; None where that cannot be told."""
 
 
@@ -80,7 +80,7 @@ def _contradiction(trace: Trace, sample: Sample, agrees: Agrees) -> str:
     answer = trace.answer
     if sample.answer_type == "choice":
         answer = option_letter(answer, sample.options) or answer
-    if agrees(answer, sample.gold, verifier_type(sample.answer_type)) is not False:
+    if agrees(answer, GoldAnswer(sample.gold, sample.answer_type, sample.match)) is not False:
         return ""
     return f"answer {_shorten(trace.answer)!r}, gold {_shorten(sample.gold)!r}"
 

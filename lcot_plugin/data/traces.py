@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from lcot_plugin.rewards.dress import balanced_end
 from lcot_plugin.rewards.extraction import MAX_ANSWER_CHARS, Place, extract_answer
+from lcot_plugin.rewards.kinds.dress import balanced_end
 from lcot_plugin.types import RecordFault, Trace
 
 MAX_PLAIN_ANSWER_CHARS = 200
@@ -310,7 +310,9 @@ def _is_cut_off(conclusion: str) -> bool:
     if tag is not None:
         return not tag.group(1)
     found = extract_answer(conclusion)
-    return found is not None and not found.explicit and _BOX.search(found.answer) is not None
+    if found is None:
+        return _BOX.search(conclusion) is not None
+    return not found.explicit and _BOX.search(found.answer) is not None
 
 
 def _group_end(text: str, start: int) -> int:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from lcot_plugin.data.formats import get_format, recognise
-from lcot_plugin.data.gold import verifier_type
 from lcot_plugin.data.images import candidate_paths
 from lcot_plugin.data.policy import settle
 from lcot_plugin.data.samples import to_sample, verifiable_answer
@@ -25,7 +24,17 @@ from lcot_plugin.data.traces import READERS, read_trace
 from lcot_plugin.errors import DataError, RecordError
 from lcot_plugin.integration.cache import digest_of, file_stamp, functions_digest
 from lcot_plugin.rewards.settings import settings_text
-from lcot_plugin.types import Finding, Handling, Outcome, RawRecord, RecordFault, Sample, Turn
+from lcot_plugin.types import (
+    Finding,
+    GoldAnswer,
+    Handling,
+    Outcome,
+    RawRecord,
+    RecordFault,
+    Sample,
+    ScoringRequest,
+    Turn,
+)
 
 FORMAT_PREFIX = "lcot_"
 JSON_COLUMN = "_json"
@@ -153,7 +162,7 @@ class RecordConverter:
             "_videos": [as_video(video) for video in sample.videos],
             "_audios": [],
             "_gold": verifiable_answer(sample),
-            "_answer_type": verifier_type(sample.answer_type),
+            "_answer_type": sample.answer_type,
             "_match": settings_text(sample.match),
         }
 
@@ -193,11 +202,12 @@ def as_video(video: Any) -> str:
     return video
 
 
-def agrees(answer: str, gold: str, answer_type: str) -> bool | None:
+def agrees(answer: str, gold: GoldAnswer) -> bool | None:
     """Whether a stated answer is the gold answer; None where the two cannot be compared."""
-    from lcot_plugin.rewards import verify
+    from lcot_plugin.rewards.verifier import shared_verifier
 
-    outcome = verify(boxed(answer), gold, answer_type=answer_type).outcome
+    request = ScoringRequest(boxed(answer), gold.text, answer_type=gold.answer_type, settings=gold.settings)
+    outcome = shared_verifier().verify_batch([request])[0].outcome
     return {Outcome.MATCHED: True, Outcome.MISMATCHED: False}.get(outcome)
 
 

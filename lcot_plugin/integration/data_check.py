@@ -28,6 +28,7 @@ from lcot_plugin.integration.data_sets import (
     add_overlong,
     describe_error,
     golds_of,
+    is_usable,
     load_sets,
     read_recipe,
     states_gold,
@@ -38,8 +39,8 @@ from lcot_plugin.integration.template_check import differences
 from lcot_plugin.integration.templates import SUFFIX
 from lcot_plugin.integration.tokenising import num_workers
 from lcot_plugin.report.data import split_advice
-from lcot_plugin.rewards import Verifier, gold_is_usable
-from lcot_plugin.types import Handling, Outcome, RecordFault, ScoringRequest, Verdict
+from lcot_plugin.rewards import Verifier
+from lcot_plugin.types import GoldAnswer, Handling, Outcome, RecordFault, ScoringRequest, Verdict
 
 MAX_PRINTED = 10
 """Different entries printed per check; the JSON file has them all."""
@@ -252,13 +253,13 @@ def check_systems(recipe: DataRecipe, sets: Sequence[LoadedSet]) -> list[Check]:
     return [item]
 
 
-Golds = dict[str, dict[int, tuple[str, str]]]
-"""Data set -> record -> (gold answer, answer type)."""
+Golds = dict[str, dict[int, GoldAnswer]]
+"""Data set -> record -> gold answer."""
 
 
 def check_golds(recipe: DataRecipe, sets: Sequence[LoadedSet], golds: Golds, report: Findings) -> list[Check]:
     """Whether every gold answer scores 1.0 under its own verifier, and no response contradicts its gold answer."""
-    distinct = list(dict.fromkeys(pair for of_set in golds.values() for pair in of_set.values()))
+    distinct = list(dict.fromkeys(gold for of_set in golds.values() for gold in of_set.values()))
     unusable = Check(
         "gold answers",
         "gold answers that do not score 1.0 under their own verifier",
@@ -277,7 +278,7 @@ def check_golds(recipe: DataRecipe, sets: Sequence[LoadedSet], golds: Golds, rep
             zip(
                 distinct,
                 tqdm(
-                    threads.map(lambda pair: gold_is_usable(*pair, verifier=verifier), distinct),
+                    threads.map(lambda gold: is_usable(gold, verifier), distinct),
                     total=len(distinct),
                     desc="Verifying gold answers",
                 ),
@@ -285,9 +286,9 @@ def check_golds(recipe: DataRecipe, sets: Sequence[LoadedSet], golds: Golds, rep
             )
         )
         for loaded in sets:
-            for record, (gold, answer_type) in golds[loaded.source].items():
-                if not usable[gold, answer_type]:
-                    unusable.add(loaded.source, record, f"{gold!r} (type {answer_type})")
+            for record, gold in golds[loaded.source].items():
+                if not usable[gold]:
+                    unusable.add(loaded.source, record, f"{gold.text!r} (type {gold.answer_type})")
             if recipe.stage != "sft":
                 continue
             if loaded.ours:  # what contradicts is in the findings
@@ -305,9 +306,7 @@ def check_golds(recipe: DataRecipe, sets: Sequence[LoadedSet], golds: Golds, rep
     return [unusable, contradicting]
 
 
-def contradictions(
-    loaded: LoadedSet, golds: dict[int, tuple[str, str]], verifier: Verifier
-) -> list[tuple[int, Verdict]]:
+def contradictions(loaded: LoadedSet, golds: dict[int, GoldAnswer], verifier: Verifier) -> list[tuple[int, Verdict]]:
     """(record, verdict) of the responses whose answer is not the gold answer."""
     found = []
     rows = loaded.aligned.select_columns(["_record", "_response"])
@@ -315,9 +314,16 @@ def contradictions(
         requests = []
         for record, response in zip(batch["_record"], batch["_response"], strict=True):
             if response and record in golds:
-                gold, answer_type = golds[record]
-                text = response[0]["content"]
-                requests.append(ScoringRequest(text, gold, answer_type=answer_type, record=record))
+                gold = golds[record]
+                requests.append(
+                    ScoringRequest(
+                        response[0]["content"],
+                        gold.text,
+                        answer_type=gold.answer_type,
+                        record=record,
+                        settings=gold.settings,
+                    )
+                )
         verdicts = verifier.verify_batch(requests)
         found += [
             (request.record, verdict)
@@ -396,7 +402,8 @@ def check_images(recipe: DataRecipe, sets: Sequence[LoadedSet], golds: Golds) ->
             of_record = places.get((loaded.source, record), [])
             looks = tuple(groups[place] if place >= 0 else place for place in of_record)
             pixels = tuple(pictures[place].content if place >= 0 else str(place) for place in of_record)
-            gold = golds[loaded.source].get(record, (None, ""))[0]
+            known = golds[loaded.source].get(record)
+            gold = known.text if known else None
             problems += [Problem(loaded.source, record, side, question, looks, gold, pixels) for side in loaded.sides]
     return broken, num_images, check_duplicates(problems)
 

@@ -29,6 +29,7 @@ from lcot_plugin.integration.data_sets import (
     add_overlong,
     describe_error,
     golds_of,
+    is_usable,
     load_sets,
     raw_record,
     raw_records,
@@ -42,8 +43,8 @@ from lcot_plugin.report.data import DATA_REPORT_FILE
 from lcot_plugin.report.lengths import KINDS, SetLengths, as_dict, cutoff_table, length_table, plot_lengths
 from lcot_plugin.report.raw_view import raw_text
 from lcot_plugin.report.token_view import RecordView, to_html, to_terminal, token_pieces
-from lcot_plugin.rewards import gold_is_usable, verify
-from lcot_plugin.types import Finding, Handling, RecordFault
+from lcot_plugin.rewards.verifier import shared_verifier
+from lcot_plugin.types import Finding, GoldAnswer, Handling, RecordFault, ScoringRequest
 
 STATS_FOLDER = "data_stats"
 PLOT_FILE = "lengths.png"
@@ -273,7 +274,7 @@ def record_view(recipe: DataRecipe, loaded: LoadedSet, example: dict[str, Any], 
         return None
     trained = [label != IGNORE_INDEX for label in row.get("labels", [])] or [False] * len(row["input_ids"])
     response = example.get("_response") or []
-    gold, answer_type = golds_of(recipe, loaded).get(example["_record"], (None, "auto"))
+    gold = golds_of(recipe, loaded).get(example["_record"])
     trace = read_trace(response[0]["content"]) if response else None
     stated = not gold or states_gold(recipe, loaded, [example["_record"]])
     return RecordView(
@@ -289,10 +290,10 @@ def record_view(recipe: DataRecipe, loaded: LoadedSet, example: dict[str, Any], 
         images=[image for image in map(encoded_image, example["_images"] or []) if image is not None],
         thought=trace.thought if trace else None,
         answer=trace.conclusion if trace else None,
-        gold=gold,
-        answer_type=answer_type,
+        gold=gold.text if gold else None,
+        answer_type=gold.answer_type if gold else "auto",
         gold_origin="" if stated else "taken from the response",
-        verdict=verdict_text(gold, answer_type, response),
+        verdict=verdict_text(gold, response),
         findings=[describe_findings([finding]) for finding in [*findings, *found]],
         template=str(recipe.data_args.template or "the model's own"),
         cutoff_len=recipe.data_args.cutoff_len,
@@ -318,13 +319,15 @@ def describe_findings(findings: Sequence[Finding]) -> str:
     return "; ".join(f"{finding.fault}: {finding.detail} ({finding.handling})" for finding in findings)
 
 
-def verdict_text(gold: str | None, answer_type: str, response: list[dict[str, str]]) -> str:
+def verdict_text(gold: GoldAnswer | None, response: list[dict[str, str]]) -> str:
     """Whether the gold answer can be verified, and what the verifier says of the response."""
     if not gold:
         return ""
-    usable = gold_is_usable(gold, answer_type)
-    text = "the gold answer scores 1.0" if usable else "the gold answer itself does not score 1.0"
+    text = "the gold answer scores 1.0" if is_usable(gold) else "the gold answer itself does not score 1.0"
     if response:
-        verdict = verify(response[0]["content"], gold, answer_type=answer_type)
+        request = ScoringRequest(
+            response[0]["content"], gold.text, answer_type=gold.answer_type, settings=gold.settings
+        )
+        verdict = shared_verifier().verify_batch([request])[0]
         text += f"; the response states {verdict.extracted!r}: {verdict.outcome}"
     return text

@@ -32,7 +32,9 @@ from lcot_plugin.integration.conversion import JSON_COLUMN, findings_of, is_ours
 from lcot_plugin.integration.settling import Policies
 from lcot_plugin.integration.tokenising import RecordTokeniser, tokenise
 from lcot_plugin.report.data import DataReport
-from lcot_plugin.types import Finding, Handling, RecordFault
+from lcot_plugin.rewards import Verifier, gold_is_usable
+from lcot_plugin.rewards.settings import read_settings
+from lcot_plugin.types import Finding, GoldAnswer, Handling, RecordFault
 
 MODEL_KEYS = (
     "model_name_or_path",
@@ -277,8 +279,8 @@ def states_gold(recipe: DataRecipe, loaded: LoadedSet, records: Sequence[int]) -
     return False
 
 
-def golds_of(recipe: DataRecipe, loaded: LoadedSet) -> dict[int, tuple[str, str]]:
-    """Record -> (gold answer, answer type), of the records that have one.
+def golds_of(recipe: DataRecipe, loaded: LoadedSet) -> dict[int, GoldAnswer]:
+    """Record -> gold answer, of the records that have one.
 
     LLaMA-Factory's own formats carry gold answers in stage grpo only, so such a set is read once more.
     """
@@ -292,12 +294,17 @@ def golds_of(recipe: DataRecipe, loaded: LoadedSet) -> dict[int, tuple[str, str]
             aligned = load_aligned(recipe, loaded.attribute, "grpo", DataReport())
         finally:
             np.random.set_state(state)
-    columns = aligned.select_columns(["_record", "_gold", "_answer_type"])[:]
+    columns = aligned.select_columns(["_record", "_gold", "_answer_type", "_match"])[:]
     return {
-        record: (gold, answer_type or "auto")
-        for record, gold, answer_type in zip(*(columns[name] for name in columns), strict=True)
+        record: GoldAnswer(gold, answer_type or "auto", read_settings(match))
+        for record, gold, answer_type, match in zip(*(columns[name] for name in columns), strict=True)
         if gold
     }
+
+
+def is_usable(gold: GoldAnswer, verifier: Verifier | None = None) -> bool:
+    """Whether a completion that states the gold answer scores 1.0."""
+    return gold_is_usable(gold.text, gold.answer_type, settings=gold.settings, verifier=verifier)
 
 
 def tokenise_set(recipe: DataRecipe, loaded: LoadedSet, report: Findings) -> tuple[Any, Any]:

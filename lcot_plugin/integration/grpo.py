@@ -43,6 +43,8 @@ def run_grpo(
         finetuning_args.reward_functions(),
         finetuning_args.reward_weights(),
         deadline_seconds=finetuning_args.grpo_reward_deadline,
+        on_error=finetuning_args.grpo_reward_errors,
+        max_new_tokens=generating_args.max_new_tokens,
     ) as scorer:
         tokenizer_module = load_tokenizer(model_args)
         tokenizer = tokenizer_module["tokenizer"]

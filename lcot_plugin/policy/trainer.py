@@ -200,6 +200,7 @@ class GrpoTrainerMixin(_Trainer):
         started = time.perf_counter()
         groups = self._roll_out([parts.encode(record) for record in records], first_slot)
         self.metric_sums.add("time/rollout", time.perf_counter() - started)
+        parts.scorer.trainer_state = self.state
         scores = parts.scorer.score(
             [parts.scoring_request(group.prompt.record, c) for group in groups for c in group.completions]
         )
@@ -259,6 +260,8 @@ class GrpoTrainerMixin(_Trainer):
         verdicts = [score.verdict for score in scores if score.verdict is not None]
         for outcome in (Outcome.UNPARSABLE, Outcome.GOLD_UNPARSABLE, Outcome.TIMED_OUT):
             add(f"verdicts/{outcome.value}", sum(v.outcome is outcome for v in verdicts), len(verdicts))
+        for name, number in self.parts.scorer.take_counts().items():
+            add(name, number, len(completions))
         add("completions/length", sum(lengths), len(lengths))
         add("completions/length/max", max(lengths))
         add("completions/truncated", sum(c.ending is Ending.TRUNCATED for c in completions), len(completions))

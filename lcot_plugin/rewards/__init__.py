@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lcot_plugin.rewards.extraction import Found, extract_answer
-    from lcot_plugin.rewards.registry import get_reward, register_reward, reward_names, unregister_reward
+    from lcot_plugin.rewards.functions.registry import get_reward, register_reward, reward_names, unregister_reward
     from lcot_plugin.rewards.scorer import Scorer
     from lcot_plugin.rewards.verifier import Verifier, gold_is_usable, verify
 
@@ -22,11 +22,11 @@ _HOMES = {
     "Scorer": "scorer",
     "Verifier": "verifier",
     "extract_answer": "extraction",
-    "get_reward": "registry",
+    "get_reward": "functions.registry",
     "gold_is_usable": "verifier",
-    "register_reward": "registry",
-    "reward_names": "registry",
-    "unregister_reward": "registry",
+    "register_reward": "functions.registry",
+    "reward_names": "functions.registry",
+    "unregister_reward": "functions.registry",
     "verify": "verifier",
 }
 

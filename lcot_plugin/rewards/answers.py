@@ -7,23 +7,39 @@ reader and a comparison; KINDS is the table of them.
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from functools import lru_cache
 
 from lcot_plugin.errors import RewardError
-from lcot_plugin.rewards import algebra, choices, numbers, texts
-from lcot_plugin.rewards.algebra import squeeze
-from lcot_plugin.rewards.dress import undress
-from lcot_plugin.rewards.extraction import Found
-from lcot_plugin.rewards.kinds import Gold, Kind, NeedsSolver, Solver
-from lcot_plugin.rewards.sequences import sequence_kind
+from lcot_plugin.rewards.extraction import Found, gold_answer
+from lcot_plugin.rewards.kinds import algebra, boxes, json_answers, numbers, ratios, texts, times, yes_no
+from lcot_plugin.rewards.kinds.algebra import squeeze
+from lcot_plugin.rewards.kinds.base import Gold, Kind, NeedsSolver, Solver
+from lcot_plugin.rewards.kinds.choices import choice_kind
+from lcot_plugin.rewards.kinds.dress import undress
+from lcot_plugin.rewards.kinds.sequences import sequence_kinds
 from lcot_plugin.types import MatchSettings, Outcome
 
 DEFAULT = MatchSettings()
-ALIASES: dict[str, str] = {}
+ALIASES: dict[str, str] = {
+    **yes_no.ALIASES,
+    **dict.fromkeys(("", "default", "math"), "auto"),
+    **dict.fromkeys(("latex", "formula", "equation", "symbolic", "algebraic"), "expression"),
+    **dict.fromkeys(("array", "ordered_list", "ordered list", "ordering"), "list"),
+    **dict.fromkeys(("unordered_list", "unordered list"), "set"),
+    **dict.fromkeys(("point", "coordinates", "points", "vector"), "coordinate"),
+    **dict.fromkeys(("range", "intervals", "inequality"), "interval"),
+    **dict.fromkeys(("pair", "ordered_pair", "ordered pair"), "tuple"),
+    **dict.fromkeys(("numeric", "numerical", "float", "integer", "int", "quantity", "count", "counting"), "number"),
+    **dict.fromkeys(("clock", "clock_time", "clock time", "time of day"), "time"),
+    **dict.fromkeys(("datetime", "day", "calendar"), "date"),
+    **dict.fromkeys(("proportion",), "ratio"),
+    **dict.fromkeys(("bbox", "box", "grounding", "detection"), "boxes"),
+    **dict.fromkeys(("mcq", "multiple-choice", "multiple choice", "multiple_choice", "multi_choice"), "choice"),
+    **dict.fromkeys(("string", "str", "free_text"), "text"),
+}
 """Other words for the kinds, by the words of other data sets and frameworks."""
-_INFERRED = ("choice", "number", "sequence", "expression", "text")
+_INFERRED = ("boxes", "json", "choice", "time", "date", "number", "ratio", "sequence", "expression", "yes_no", "text")
 """The order in which `answer_type: auto` tries the kinds."""
 
 
@@ -41,7 +57,8 @@ def read_gold(gold: str, answer_type: str = "auto", settings: MatchSettings = DE
     Raises RewardError for an unknown `answer_type`.
     """
     kind = check_answer_type(answer_type)
-    text = undress(gold)
+    text = undress(gold_answer(gold))
+    text = text.rstrip("\\") or text  # 185\\: an escape that escapes nothing
     if not text:
         return None
     found = infer(text, settings) if kind == "auto" else KINDS[kind].read(text, settings)
@@ -84,11 +101,18 @@ def judge(gold: Gold, found: Found | None, settings: MatchSettings = DEFAULT, so
     return Outcome.MATCHED if same else Outcome.MISMATCHED
 
 
+_SEQUENCES = sequence_kinds(infer, judge)
 KINDS: dict[str, Kind] = {
     "number": numbers.KIND,
-    "choice": choices.KIND,
+    "ratio": ratios.KIND,
+    "time": times.TIME,
+    "date": times.DATE,
+    "choice": choice_kind(infer, judge),
     "text": texts.KIND,
-    "expression": algebra.KIND,
-    "sequence": sequence_kind(infer, judge),
+    "yes_no": yes_no.KIND,
+    **_SEQUENCES,
+    "expression": algebra.expression_kind(numbers.KIND, _SEQUENCES["sequence"]),
+    "boxes": boxes.KIND,
+    "json": json_answers.KIND,
 }
 ANSWER_TYPES = ("auto", *KINDS)

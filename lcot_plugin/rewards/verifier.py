@@ -1,130 +1,35 @@
 """Scoring requests in, verdicts out, in order; the scorer, the evaluation and the data check consume them.
 
-Easy comparisons (numbers, choices, text) are made in this process. What needs algebra goes to worker processes, each
-killed and replaced when an item overruns its deadline: a timeout that leaves the work running is not one. Workers are
-fresh interpreters, never forks, so that a process with CUDA contexts and torch threads may start them, from any thread.
+Easy comparisons (numbers, choices, text) are made in this process. What needs algebra goes to the pool of worker
+processes, each killed and replaced when an item overruns its deadline; its verdicts are remembered.
 """
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import json
 import os
 import queue
-import subprocess
-import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import replace
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from lcot_plugin.errors import ArgumentError, DataError, RewardError
 from lcot_plugin.rewards.answers import check_answer_type, judge, read_gold
-from lcot_plugin.rewards.extraction import Found, Place, extract_answer
-from lcot_plugin.rewards.kinds import NeedsSolver
-from lcot_plugin.types import Outcome, ScoringRequest, Verdict
+from lcot_plugin.rewards.cache import LruCache
+from lcot_plugin.rewards.extraction import extract_answer
+from lcot_plugin.rewards.kinds.base import NeedsSolver
+from lcot_plugin.rewards.pool import WORKER_MODULE, Comparison, Pool
+from lcot_plugin.rewards.settings import match_settings
+from lcot_plugin.types import MatchSettings, Outcome, ScoringRequest, Verdict
 
-START_SECONDS = 120.0
-"""For a worker to import sympy, on a busy machine with a cold disk."""
-
-
-class Worker:
-    """One worker process, spoken to by one thread at a time."""
-
-    def __init__(self) -> None:
-        import lcot_plugin
-
-        search_path = [os.environ.get("PYTHONPATH", ""), str(Path(lcot_plugin.__file__).parent.parent)]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, search_path)),
-            "LCOT_PLUGIN": "0",  # nothing of LLaMA-Factory runs there
-            "PYTHONIOENCODING": "utf-8",
-        }
-        # -P: a user's random.py in the working directory must not shadow the standard library's.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "lcot_plugin.rewards.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            encoding="utf-8",
-        )
-        # A reader thread, because a pipe cannot be read with a timeout on every platform.
-        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=_read_lines, args=(self._process.stdout, self._lines), daemon=True)
-        self._reader.start()
-        try:
-            greeting = self._receive(START_SECONDS) or {}
-        except queue.Empty:
-            greeting = {"error": f"no sign of life after {START_SECONDS:.0f} s"}
-        if "ready" not in greeting:
-            self.kill()
-            raise RewardError(
-                f"the answer verifier's worker did not start ({greeting.get('error', 'it ended at once')}); "
-                f"`{sys.executable} -P -m lcot_plugin.rewards.worker` shows why, `pip install math-verify` installs it"
-            )
-
-    def judge(self, found: Found | None, gold: str, answer_type: str, seconds: float) -> Outcome:
-        """The outcome, or TIMED_OUT (GOLD_UNPARSABLE where the gold answer itself overran), after which the worker is
-        dead; `alive` tells."""
-        request = {
-            "answer": found.answer if found else None,
-            "place": found.place.value if found else None,
-            "gold": gold,
-            "answer_type": answer_type,
-            "seconds": seconds,
-        }
-        gold_readable = False
-        try:
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            deadline = time.monotonic() + seconds
-            while (reply := self._receive(max(0.0, deadline - time.monotonic()))) is not None:
-                if "outcome" in reply:
-                    return Outcome(reply["outcome"])
-                gold_readable = reply["gold_readable"]
-        except (queue.Empty, BrokenPipeError):
-            pass
-        # Out of time, or dead of what it was given (out of memory, a crash in an extension): the same to the caller.
-        self.kill()
-        return Outcome.TIMED_OUT if gold_readable else Outcome.GOLD_UNPARSABLE
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def kill(self) -> None:
-        """End the process and reap it."""
-        self._process.kill()
-        self._process.wait()
-        # Python aborts where it ends while a daemon thread holds a pipe's lock. The pipe is closed now, but for what a
-        # child of the process may hold open.
-        self._reader.join(timeout=1.0)
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the line that killed it may still be in the buffer
-            self._process.stdin.close()
-
-    def disown(self) -> None:
-        """Forget a process that belongs to the parent of this forked process."""
-        self._process.returncode = 0
-
-    def _receive(self, seconds: float) -> dict[str, Any] | None:
-        """The next reply, None where the worker has ended; queue.Empty when the time is up."""
-        line = self._lines.get(timeout=seconds)
-        return None if line is None else json.loads(line)
-
-
-def _read_lines(stream: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
-    with stream:
-        for line in stream:
-            lines.put(line)
-    lines.put(None)
+MAX_GOLD_CHARS = 20_000
+"""A longer "gold answer" is no answer that a completion could state."""
+MAX_DEADLINE_SECONDS = 86_400.0
+MAX_REMEMBERED = 1 << 16
+MAX_REMEMBERED_CHARS = 1 << 24
+"""Verdicts of workers that are kept, and the texts they are about."""
 
 
 class Verifier:
@@ -134,104 +39,121 @@ class Verifier:
     started when first needed; default: two, one on a machine with fewer than four cores.
     """
 
-    def __init__(self, deadline_seconds: float = 5.0, num_workers: int | None = None) -> None:
-        if deadline_seconds <= 0:
-            raise ArgumentError(f"deadline_seconds is {deadline_seconds}; write a positive number of seconds")
+    def __init__(
+        self, deadline_seconds: float = 5.0, num_workers: int | None = None, *, _worker_module: str = WORKER_MODULE
+    ) -> None:
         if num_workers is not None and num_workers < 1:
             raise ArgumentError(f"num_workers is {num_workers}; write 1 or more")
-        self.deadline_seconds = deadline_seconds
+        self.deadline_seconds = _check_deadline(deadline_seconds)
         self.num_workers = num_workers or (2 if (os.cpu_count() or 1) >= 4 else 1)
-        self._open_seats()
+        self._pool = Pool(self.num_workers, _worker_module)
+        self._forget()
         _live_verifiers.add(self)
 
-    def _open_seats(self) -> None:
-        self._pid = os.getpid()
-        self._workers: set[Worker] = set()
-        # A seat is a worker that waits for work, or None: the right to start one.
-        self._seats: queue.LifoQueue[Worker | None] = queue.LifoQueue()
-        for _ in range(self.num_workers):
-            self._seats.put(None)
+    def _forget(self) -> None:
+        self._outcomes: LruCache[Comparison, Outcome] = LruCache(MAX_REMEMBERED, MAX_REMEMBERED_CHARS)
+        # What has overrun, and the longest deadline it was given: it must not cost that again. A gold answer stands
+        # here as a comparison with nothing found.
+        self._overran: LruCache[Comparison, float] = LruCache(MAX_REMEMBERED, MAX_REMEMBERED_CHARS)
 
-    def verify(self, prediction: str, gold: str, *, answer_type: str = "auto") -> Verdict:
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A data set that holds a verifier is pickled for data-loader workers that are spawned.
+        return type(self), (self.deadline_seconds, self.num_workers)
+
+    def verify(
+        self,
+        prediction: str,
+        gold: str,
+        *,
+        answer_type: str = "auto",
+        options: Sequence[str] | None = None,
+        aliases: Sequence[str] = (),
+        relative_tolerance: float = 0.0,
+        absolute_tolerance: float = 0.0,
+        min_anls: float = 1.0,
+        min_iou: float = 0.5,
+        image_size: tuple[int, int] | None = None,
+        include_thought: bool = False,
+        deadline_seconds: float | None = None,
+    ) -> Verdict:
         """The verdict on one completion; see the function `verify`."""
-        return self.verify_batch([ScoringRequest(prediction, gold, answer_type=answer_type)])[0]
+        if not isinstance(gold, str):
+            raise RewardError(f"the gold answer is of type {type(gold).__name__}; give a str")
+        settings = match_settings(
+            options=options,
+            aliases=aliases,
+            relative_tolerance=relative_tolerance,
+            absolute_tolerance=absolute_tolerance,
+            min_anls=min_anls,
+            min_iou=min_iou,
+            image_size=image_size,
+            include_thought=include_thought,
+        )
+        request = ScoringRequest(prediction, gold, answer_type=answer_type, settings=settings)
+        return self.verify_batch([request], deadline_seconds=deadline_seconds)[0]
 
-    def verify_batch(self, requests: Sequence[ScoringRequest]) -> list[Verdict]:
-        """One verdict per request, in order.
+    def verify_batch(
+        self, requests: Sequence[ScoringRequest], *, deadline_seconds: float | None = None
+    ) -> list[Verdict]:
+        """One verdict per request, in order; a gold answer that is None or empty is GOLD_UNPARSABLE.
 
-        Raises RewardError for an unknown answer type, and where a worker cannot be started; never for what a
-        completion says.
+        deadline_seconds: the verifier's own by default. Raises RewardError for an unknown answer type, a text that is
+        no str, settings that cannot work, and where a worker cannot be started, ArgumentError for such a deadline;
+        never for what a completion says.
         """
-        if self._pid != os.getpid():
-            self._forget_parent()
-        verdicts: list[Verdict | None] = []
-        pending: queue.SimpleQueue[tuple[int, Found | None]] = queue.SimpleQueue()
-        num_pending = 0
-        for index, request in enumerate(requests):
-            check_answer_type(request.answer_type)
-            found = extract_answer(request.completion)
-            gold = read_gold(request.gold, request.answer_type)
-            try:
-                outcome = Outcome.GOLD_UNPARSABLE if gold is None else judge(gold, found)
-                verdicts.append(_verdict(request, found, outcome))
-            except NeedsSolver:
-                verdicts.append(None)
-                pending.put((index, found))
-                num_pending += 1
+        seconds = self.deadline_seconds if deadline_seconds is None else _check_deadline(deadline_seconds)
+        cases = [_Case(request) for request in requests]
+        pending = dict.fromkeys(comparison for case in cases for comparison in case.pending())
+        judged = self._judge_in_workers(list(pending), seconds) if pending else {}
+        return [case.verdict(judged) for case in cases]
 
+    def _judge_in_workers(self, comparisons: list[Comparison], seconds: float) -> dict[Comparison, Outcome]:
+        outcomes: dict[Comparison, Outcome] = {}
+        waiting: queue.SimpleQueue[Comparison] = queue.SimpleQueue()
+        for comparison in comparisons:
+            waiting.put(comparison)
         failures: list[Exception] = []
+        stopped = threading.Event()
 
         def drain() -> None:
-            while not failures:
+            while not stopped.is_set():
                 try:
-                    index, found = pending.get_nowait()
+                    comparison = waiting.get_nowait()
                 except queue.Empty:
                     return
-                request = requests[index]
                 try:
-                    outcome = self._judge_in_worker(found, request.gold, request.answer_type)
+                    outcomes[comparison] = self._remembered(comparison, seconds) or self._judge(comparison, seconds)
                 except Exception as failure:
                     failures.append(failure)  # raised below, in the caller's thread
-                    return
-                verdicts[index] = _verdict(request, found, outcome)
+                    stopped.set()
 
-        _run_in_threads(drain, min(self.num_workers, num_pending))
+        try:
+            _run_in_threads(drain, min(self.num_workers, len(comparisons)))
+        finally:
+            stopped.set()  # Ctrl-C is raised in the caller's thread only
         if failures:
             raise failures[0]
-        assert all(verdict is not None for verdict in verdicts)
-        return verdicts  # type: ignore[return-value]
+        return outcomes
 
-    def _judge_in_worker(self, found: Found | None, gold: str, answer_type: str) -> Outcome:
-        worker = self._seats.get()
-        try:
-            if worker is None or not worker.alive:
-                if worker is not None:
-                    self._retire(worker)
-                worker = None
-                worker = Worker()
-                self._workers.add(worker)
-            return worker.judge(found, gold, answer_type, self.deadline_seconds)
-        finally:
-            if worker is not None and not worker.alive:
-                self._retire(worker)
-                worker = None
-            self._seats.put(worker)
+    def _remembered(self, comparison: Comparison, seconds: float) -> Outcome | None:
+        if seconds <= (self._overran.get(replace(comparison, found=None)) or 0.0):
+            return Outcome.GOLD_UNPARSABLE
+        if comparison.found is not None and seconds <= (self._overran.get(comparison) or 0.0):
+            return Outcome.TIMED_OUT
+        return self._outcomes.get(comparison)
 
-    def _retire(self, worker: Worker) -> None:
-        worker.kill()
-        self._workers.discard(worker)
-
-    def _forget_parent(self) -> None:
-        for worker in self._workers:
-            worker.disown()
-        self._open_seats()
+    def _judge(self, comparison: Comparison, seconds: float) -> Outcome:
+        ruling = self._pool.judge(comparison, seconds)
+        if ruling.overran:
+            culprit = comparison if ruling.outcome is Outcome.TIMED_OUT else replace(comparison, found=None)
+            self._overran.put(culprit, seconds, culprit.num_chars)
+        elif ruling.outcome is not Outcome.TIMED_OUT:
+            self._outcomes.put(comparison, ruling.outcome, comparison.num_chars)
+        return ruling.outcome
 
     def close(self) -> None:
         """Kill the workers; the verifier starts new ones when it is used again."""
-        if self._pid != os.getpid():
-            self._forget_parent()
-        for worker in list(self._workers):
-            self._retire(worker)
+        self._pool.close()
 
     def __enter__(self) -> Verifier:
         return self
@@ -242,70 +164,171 @@ class Verifier:
         self.close()
 
 
-_live_verifiers: weakref.WeakSet[Verifier] = weakref.WeakSet()
+class _Case:
+    """One request: its answer against the gold answer and every alias, each judged here or left to a worker."""
+
+    def __init__(self, request: ScoringRequest) -> None:
+        self._gold = request.gold or ""
+        for name, text in (("prediction", request.completion), ("gold answer", self._gold)):
+            if not isinstance(text, str):
+                raise RewardError(f"the {name} is of type {type(text).__name__}; give a str{_place(request)}")
+        settings = _checked(request.settings)
+        self._answer_type = check_answer_type(request.answer_type)
+        self._found = extract_answer(request.completion, include_thought=settings.include_thought)
+        self._completion = request.completion.strip()
+        self._golds = [self._gold, *settings.aliases]
+        if settings.aliases or settings.include_thought:  # they have done their work: equal comparisons look equal
+            settings = replace(settings, aliases=(), include_thought=False)
+        self._settings = settings
+        self._judged: list[Outcome | Comparison] = []
+        for gold in self._golds:
+            self._judged.append(self._judge(gold))
+            if self._judged[-1] is Outcome.MATCHED:
+                break
+
+    def _judge(self, text: str) -> Outcome | Comparison:
+        gold = self._read(text)
+        if gold is None:
+            return Outcome.GOLD_UNPARSABLE
+        if text.strip() == self._completion:
+            return Outcome.MATCHED  # also where extraction would take a part of it: several lines, a carriage return
+        try:
+            return judge(gold, self._found, self._settings)
+        except NeedsSolver:
+            return Comparison(self._found, text, self._answer_type, self._settings)
+
+    def _read(self, text: str) -> Any:
+        return read_gold(text, self._answer_type, self._settings) if len(text) <= MAX_GOLD_CHARS else None
+
+    def pending(self) -> list[Comparison]:
+        """What only a worker can judge."""
+        if Outcome.MATCHED in self._judged:
+            return []
+        return [judged for judged in self._judged if isinstance(judged, Comparison)]
+
+    def verdict(self, by_workers: dict[Comparison, Outcome]) -> Verdict:
+        """MATCHED where the gold answer or an alias is, else what the gold answer says."""
+        matched = Outcome.MATCHED
+        outcomes = [by_workers.get(judged) if isinstance(judged, Comparison) else judged for judged in self._judged]
+        decided = outcomes.index(matched) if matched in outcomes else 0
+        outcome = outcomes[decided]
+        assert outcome is not None
+        gold = self._read(self._golds[decided])
+        kind = gold.kind if gold else self._answer_type
+        return Verdict(outcome, self._found.answer if self._found else None, self._gold, kind)
 
 
-@atexit.register
-def _close_all() -> None:
-    for verifier in list(_live_verifiers):
-        verifier.close()
+def _checked(settings: MatchSettings) -> MatchSettings:
+    """`settings`, hashable and fit for JSON: who makes the record by hand may write lists."""
+    return settings if settings == MatchSettings() else match_settings(**vars(settings))
+
+
+def _check_deadline(seconds: Any) -> float:
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not number or not 0 < seconds <= MAX_DEADLINE_SECONDS:
+        raise ArgumentError(
+            f"deadline_seconds is {seconds!r}; write a positive number of seconds, {MAX_DEADLINE_SECONDS:.0f} at most"
+        )
+    return float(seconds)
+
+
+def _place(request: ScoringRequest) -> str:
+    return f" (data set {request.source or '(unnamed)'}, record {request.record})" if request.record >= 0 else ""
 
 
 def _run_in_threads(work: Callable[[], None], num_threads: int) -> None:
-    """`work` in this thread for one, else in `num_threads` of them, until all have returned."""
-    if num_threads <= 1:
-        return work()
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(num_threads)]
+    """`work` in this thread, and in others for more than one, until all have returned."""
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(num_threads - 1)]
     for thread in threads:
         thread.start()
+    work()
     for thread in threads:
         thread.join()
 
 
-def _verdict(request: ScoringRequest, found: Found | None, outcome: Outcome) -> Verdict:
-    gold = read_gold(request.gold, request.answer_type)
-    kind = gold.kind if gold else request.answer_type
-    return Verdict(outcome, found.answer if found else None, request.gold, kind)
+_live_verifiers: weakref.WeakSet[Verifier] = weakref.WeakSet()
 
 
-_shared: Verifier | None = None
+def _after_fork_in_child() -> None:
+    for verifier in list(_live_verifiers):
+        verifier._forget()  # a lock may have been held by a thread that this process has not
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+_shared = Verifier()  # starts nothing until it is used; made here, so that no two threads make two
 
 
 def shared_verifier() -> Verifier:
-    """The process's own verifier, made at first use."""
-    global _shared
-    if _shared is None:
-        _shared = Verifier()
+    """The process's own verifier."""
     return _shared
 
 
-def verify(prediction: str, gold: str, *, answer_type: str = "auto") -> Verdict:
+def verify(
+    prediction: str,
+    gold: str,
+    *,
+    answer_type: str = "auto",
+    options: Sequence[str] | None = None,
+    aliases: Sequence[str] = (),
+    relative_tolerance: float = 0.0,
+    absolute_tolerance: float = 0.0,
+    min_anls: float = 1.0,
+    min_iou: float = 0.5,
+    image_size: tuple[int, int] | None = None,
+    include_thought: bool = False,
+    deadline_seconds: float | None = None,
+) -> Verdict:
     r"""Whether the answer that `prediction` states equals `gold`.
 
-    prediction: a completion, or just an answer; what stands in `<think>...</think>` does not count. gold: the right
-    answer, in any dress (`B`, `\frac{1}{2}`, `5 cm`, `yes`). answer_type: number, choice, text, expression, sequence,
-    or auto to infer it from `gold`.
+    prediction: a completion, or just an answer. gold: the right answer, in any dress (`B`, `\frac{1}{2}`, `5 cm`,
+    `yes`). answer_type: one of `answers.ANSWER_TYPES`, or auto to infer it from `gold`. options: texts of a choice's
+    options in order, without their letters. aliases: further right answers. relative_tolerance, absolute_tolerance:
+    of numbers, the latter in the gold answer's unit; a number is right within the larger of both. min_anls: of text,
+    the least normalised Levenshtein similarity that matches. min_iou: of boxes. image_size: (width, height) in pixels,
+    to compare boxes in pixels with normalised ones. include_thought: whether what stands in `<think>...</think>`
+    counts. deadline_seconds: for one comparison that needs algebra; 5 by default.
 
-    Never raises for what a prediction says, and never takes longer than five seconds after the worker has started.
-    Raises RewardError for an unknown answer_type.
+    Never raises for what a prediction says, and never takes longer than the deadline after the worker has started.
+    Raises RewardError for an unknown answer_type, a text that is no str and settings that cannot work, ArgumentError
+    for such a deadline.
     """
-    return shared_verifier().verify(prediction, gold, answer_type=answer_type)
+    return _shared.verify(
+        prediction,
+        gold,
+        answer_type=answer_type,
+        options=options,
+        aliases=aliases,
+        relative_tolerance=relative_tolerance,
+        absolute_tolerance=absolute_tolerance,
+        min_anls=min_anls,
+        min_iou=min_iou,
+        image_size=image_size,
+        include_thought=include_thought,
+        deadline_seconds=deadline_seconds,
+    )
 
 
-def gold_is_usable(gold: str | None, answer_type: str = "auto", *, verifier: Verifier | None = None) -> bool:
+def gold_is_usable(
+    gold: str | None,
+    answer_type: str = "auto",
+    *,
+    settings: MatchSettings | None = None,
+    verifier: Verifier | None = None,
+) -> bool:
     """Whether `gold` can be read as an answer of `answer_type`, and a completion that boxes it is matched.
 
     Raises DataError where there is no gold answer at all; the caller adds the file and the record.
     """
     if gold is None or not gold.strip():
         raise DataError("the gold answer is empty; give the record a short answer that can be compared, or drop it")
-    reading = read_gold(gold, answer_type)
-    if reading is None:
-        return False
-    # An answer that no gold answer is written as, so that expressions reach the solver.
-    probe = Found("-987654321/123456791", Place.BOXED)
-    verifier = verifier or shared_verifier()
-    return (
-        verifier.verify(rf"\boxed{{{gold}}}", gold, answer_type=answer_type).matched
-        and verifier.verify(probe.answer, gold, answer_type=answer_type).outcome is not Outcome.GOLD_UNPARSABLE
+    settings = replace(_checked(settings or MatchSettings()), aliases=())  # no alias may answer for it
+    # The second is an answer that no gold answer is written as, so that expressions reach the solver.
+    boxed, probe = (verifier or _shared).verify_batch(
+        [
+            ScoringRequest(completion, gold, answer_type=answer_type, settings=settings)
+            for completion in (rf"\boxed{{{gold}}}", "-987654321/123456791")
+        ]
     )
+    return boxed.matched and probe.outcome is not Outcome.GOLD_UNPARSABLE

@@ -8,7 +8,7 @@ from lcot_plugin.data.policy import settle
 from lcot_plugin.data.targets import TARGETS, boxed
 from lcot_plugin.data.traces import read_trace
 from lcot_plugin.rewards import verify
-from lcot_plugin.types import Finding, Handling, Outcome, RecordFault, Sample
+from lcot_plugin.types import Finding, GoldAnswer, Handling, Outcome, RecordFault, Sample
 
 
 def sample_of(
@@ -28,8 +28,8 @@ def sample_of(
     )
 
 
-def agrees(answer: str, gold: str, answer_type: str) -> bool | None:
-    verdict = verify(boxed(answer), gold, answer_type=answer_type)
+def agrees(answer: str, gold: GoldAnswer) -> bool | None:
+    verdict = verify(boxed(answer), gold.text, answer_type=gold.answer_type)
     return {Outcome.MATCHED: True, Outcome.MISMATCHED: False}.get(verdict.outcome)
 
 
@@ -114,7 +114,7 @@ def test_a_closed_thought_can_still_contradict() -> None:
 
 def test_no_contradiction_is_found_where_it_cannot_be_told() -> None:
     sample = sample_of(CONTRADICTION, "5")
-    assert settle(sample, "repair", lambda answer, gold, answer_type: None) == (sample, [])
+    assert settle(sample, "repair", lambda answer, gold: None) == (sample, [])
 
 
 def test_the_text_of_an_option_is_its_letter() -> None:
@@ -123,15 +123,15 @@ def test_the_text_of_an_option_is_its_letter() -> None:
     assert settle(replace(sample, gold="A"), "repair", agrees)[0] is None
 
 
-def test_boxes_are_compared_as_the_verifier_can() -> None:
+def test_boxes_are_compared_as_boxes() -> None:
     seen = []
 
-    def record(answer: str, gold: str, answer_type: str) -> bool:
-        seen.append(answer_type)
+    def record(answer: str, gold: GoldAnswer) -> bool:
+        seen.append(gold.answer_type)
         return True
 
     settle(sample_of("<think>a</think>[1, 2, 3, 4]", "[1, 2, 3, 5]", "boxes"), "repair", record)
-    assert seen == ["auto"]
+    assert seen == ["boxes"]
 
 
 def test_details_say_what_was_found() -> None:

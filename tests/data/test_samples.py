@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lcot_plugin.data.gold import gold_text, infer_answer_type, options_in, verifier_type
+from lcot_plugin.data.gold import gold_text, infer_answer_type, options_in
 from lcot_plugin.data.samples import to_sample, verifiable_answer
 from lcot_plugin.errors import RecordError
 from lcot_plugin.rewards import gold_is_usable
@@ -183,6 +183,9 @@ REC = "Give the bounding box of the red ball."
         ("[1, 2, 30, 40]", REC, [], "boxes"),
         ("[[1, 2, 30, 40], [5, 6, 7, 8]]", REC, [], "boxes"),
         ('[{"bbox_2d": [1, 2, 30, 40], "label": "ball"}]', "Where?", [], "boxes"),
+        ("<|box_start|>(1,2),(30,40)<|box_end|>", "Where?", [], "boxes"),
+        ("[[1, 2], [30, 40]]", "Give the coordinates of both points.", [], "sequence"),
+        ('{"name": "Ann", "age": 5}', "Who?", [], "json"),
         ("[1, 2, 30, 40]", "Sort them.", [], "sequence"),
         ("[4, 3, 2, 1]", REC, [], "sequence"),
         ("[" * 3000, REC, [], "text"),
@@ -190,13 +193,8 @@ REC = "Give the bounding box of the red ball."
 )
 def test_answer_types(gold: str | None, question: str, options: list[str], answer_type: str) -> None:
     assert infer_answer_type(gold, question, options) == answer_type
-    if gold is not None and answer_type != "boxes":
-        assert gold_is_usable(gold, verifier_type(answer_type))
-
-
-def test_the_verifier_knows_every_type_it_is_given() -> None:
-    assert verifier_type("boxes") == "auto"
-    assert verifier_type("choice") == "choice"
+    if gold is not None:
+        assert gold_is_usable(gold, answer_type)
 
 
 def test_an_answer_type_of_the_record_counts() -> None:

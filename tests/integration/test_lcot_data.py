@@ -131,7 +131,7 @@ def test_every_public_set_in_one_sft_run(load: Any, tmp_path: Path, formatting: 
         assert len(row["images"]) == text.count("<|vision_start|>") == expected.images, public.name
         assert "<think>" in response or not expected.thought, public.name
         assert response.endswith("<|im_end|>\n") or response.endswith("<|im_end|>"), public.name
-        found = extract_answer(response.removesuffix("\n").removesuffix("<|im_end|>"))
+        found = extract_answer(response.rstrip("\n").removesuffix("<|im_end|>").rpartition("<|im_end|>")[2])
         assert found is not None and verify(rf"\boxed{{{found.answer}}}", expected.answer).matched, public.name
 
 

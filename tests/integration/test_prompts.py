@@ -10,6 +10,10 @@ import pytest
 from twins import TWIN_TEMPLATES, write_problems
 
 from lcot_plugin.errors import DataError
+from lcot_plugin.policy.trainer import prompt_records
+from lcot_plugin.rewards import Verifier
+from lcot_plugin.rewards.requests import scoring_request
+from lcot_plugin.types import Completion, Ending, Outcome
 
 
 def load(stage: str, model: Path, template: str, folder: Path, **changes: Any) -> Any:
@@ -104,6 +108,42 @@ def test_two_sets_keep_their_names_and_answer_types(twin: Any, tmp_path: Path) -
     assert dataset["source"][:] == ["problems", "problems", "typed", "typed"]
     assert dataset["record"][:] == [0, 1, 0, 1]
     assert dataset["answer_type"][:] == ["auto", "auto", "number", "number"]
+
+
+CHOICES = [
+    {"problem": "How wide?", "answer": "B", "choices": ["4 cm", "5 cm"], "how": {"aliases": ["five"]}},
+    {"problem": "How much?", "answer": "3.1", "choices": [], "how": {"relative_tolerance": 0.05}},
+]
+
+
+def verdicts(dataset: Any, answers: list[str]) -> list[Outcome]:
+    completions = [Completion([1], [0.0], Ending.STOPPED, answer) for answer in answers]
+    records = prompt_records([dataset[row] for row in range(len(answers))])
+    requests = [scoring_request(*pair) for pair in zip(records, completions, strict=True)]
+    return [verdict.outcome for verdict in Verifier().verify_batch(requests)]
+
+
+@pytest.mark.parametrize("formatting", ["alpaca", "lcot_problem", "lcot_choices"])
+def test_a_record_says_how_its_answer_is_compared(twin: Any, tmp_path: Path, formatting: str) -> None:
+    columns = {"prompt": "problem", "gold": "answer", "options": "choices", "match": "how"}
+    if formatting == "lcot_problem":  # knows its options from the question only
+        del columns["options"]
+    records = [{**record, "problem": f"{record['problem']} A. 4 cm B. 5 cm"} for record in CHOICES]
+    rewrite(tmp_path, records, {"formatting": formatting, "columns": columns})
+    dataset = load("grpo", twin("qwen2_5_vl"), "qwen2_vl", tmp_path)
+    matched, mismatched = Outcome.MATCHED, Outcome.MISMATCHED
+    assert verdicts(dataset, [r"\boxed{5\text{ cm}}", r"\boxed{3.0}"]) == [matched, matched]
+    assert verdicts(dataset, [r"\boxed{4\text{ cm}}", r"\boxed{2.5}"]) == [mismatched, mismatched]
+    assert verdicts(dataset, [r"\boxed{five}", r"\boxed{3.25}"]) == [matched, matched]
+
+
+@pytest.mark.parametrize("formatting", ["alpaca", "lcot_problem"])
+def test_settings_that_cannot_be_meant_are_named(twin: Any, tmp_path: Path, formatting: str) -> None:
+    records = [{"problem": "How much?", "answer": "3.1", "how": {"tolerance": 0.05}}] * 2
+    columns = {"prompt": "problem", "gold": "answer", "match": "how"}
+    rewrite(tmp_path, records, {"formatting": formatting, "columns": columns})
+    with pytest.raises(ValueError, match=r"(?s)record 0.*is called tolerance; there are options, aliases"):
+        load("grpo", twin("qwen2_5_vl"), "qwen2_vl", tmp_path, bad_record_policy="error")
 
 
 def test_sets_with_and_without_a_response_are_joined(twin: Any, tmp_path: Path) -> None:

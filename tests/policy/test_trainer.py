@@ -86,7 +86,10 @@ def test_scale_rewards(trainer, scale, expected):
         plan=PLAN,
         encode=lambda record: EncodedPrompt(record, {}),
         scoring_request=lambda record, completion: None,
-        scorer=SimpleNamespace(score=lambda requests: [Score({"r": x}, x, None) for x in MINE.flatten().tolist()]),
+        scorer=SimpleNamespace(
+            score=lambda requests: [Score({"r": x}, x, None) for x in MINE.flatten().tolist()],
+            take_counts=lambda: {"reward_errors/r": 1},
+        ),
     )
     trainer.metric_sums, trainer.reference = MetricSums(), None
     trainer.loss_config = SimpleNamespace(loss_type="grpo")

@@ -1,0 +1,1 @@
+"""`lcot reward`: completions in; tables, words and scored lines out."""

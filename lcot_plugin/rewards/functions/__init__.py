@@ -1,0 +1,1 @@
+"""The rewards, one function each, and the registry that finds them by their specs."""
