@@ -44,7 +44,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lcot_plugin.rewards import timing  # noqa: E402
+from lcot_plugin.rewards.command import timing  # noqa: E402
 from lcot_plugin.rewards.verifier import Verifier  # noqa: E402
 from lcot_plugin.types import MatchSettings, Outcome, ScoringRequest, Verdict  # noqa: E402
 

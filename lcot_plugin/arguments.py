@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lcot_plugin.errors import ArgumentError
+from lcot_plugin.rewards.functions.specs import split_items
 
 # A copy of LLaMA-Factory's chat defaults would narrow the exploration that RL lives on (top_p 0.7, top_k 50).
 SAMPLING_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
@@ -18,39 +19,6 @@ SAMPLING_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
 
 def _key(default: Any, help_text: str) -> Any:
     return field(default=default, metadata={"help": help_text})
-
-
-def _items(value: Any) -> list[str]:
-    """Of `a,b(c=1,d=2)` or of a YAML list `[a, b]`, which the parser passes through as it is.
-
-    Commas within brackets divide nothing, not even where YAML itself has cut `[b(c=1, d=2)]` there.
-    """
-    items: list[str] = []
-    begun = ""
-    for part in map(str, value) if isinstance(value, list) else str(value).split(","):
-        begun += part
-        if _is_closed(begun):
-            items.append(begun.strip())
-            begun = ""
-        else:
-            begun += ","
-    # What never closes is left to the reader of specs to complain of.
-    return [*items, begun.removesuffix(",").strip()] if begun else items
-
-
-def _is_closed(text: str) -> bool:
-    """Whether every bracket that opens in `text` closes. What stands in quotes within brackets does not count."""
-    depth, quote = 0, ""
-    for char in text:
-        if quote:
-            quote = "" if char == quote else quote
-        elif depth and char in "\"'":
-            quote = char
-        elif char == "(":
-            depth += 1
-        elif char == ")":
-            depth -= 1
-    return depth <= 0
 
 
 # LLaMA-Factory parses with HfArgumentParser, which reads these annotations at run time: `X | None`, Literal, str, int,
@@ -126,14 +94,14 @@ class GrpoArguments:
 
     def reward_functions(self) -> list[str]:
         """Names or `file.py:function`, in the order of the weights."""
-        return [name for name in _items(self.grpo_reward_funcs) if name]
+        return [name for name in split_items(self.grpo_reward_funcs) if name]
 
     def reward_weights(self) -> list[float] | None:
         """One weight per function, or None. Raises ArgumentError where a weight is not a number."""
         if self.grpo_reward_weights is None:
             return None
         try:
-            return [float(weight) for weight in _items(self.grpo_reward_weights)]
+            return [float(weight) for weight in split_items(self.grpo_reward_weights)]
         except ValueError:
             raise ArgumentError(
                 f"grpo_reward_weights: '{self.grpo_reward_weights}' is not a list of numbers: write for example "

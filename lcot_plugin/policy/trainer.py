@@ -201,6 +201,7 @@ class GrpoTrainerMixin(_Trainer):
         groups = self._roll_out([parts.encode(record) for record in records], first_slot)
         self.metric_sums.add("time/rollout", time.perf_counter() - started)
         parts.scorer.trainer_state = self.state
+        parts.scorer.take_counts()  # what an evaluation has counted is no share of this rollout
         scores = parts.scorer.score(
             [parts.scoring_request(group.prompt.record, c) for group in groups for c in group.completions]
         )

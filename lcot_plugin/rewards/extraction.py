@@ -16,7 +16,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from lcot_plugin.rewards.cues import CUE, DENIES, DENIES_ABROAD, FINAL_ANSWER, HEADING, NOT_STATED, WIDER_CUE
+from lcot_plugin.rewards.cues import (
+    ATTRIBUTED,
+    CUE,
+    DENIES,
+    DENIES_ABROAD,
+    FINAL_ANSWER,
+    HEADING,
+    INTRODUCES,
+    NOT_STATED,
+    WIDER_CUE,
+    withdrawal,
+)
 from lcot_plugin.rewards.kinds.units import UNITS, parse_unit, plain_unit
 
 MAX_ANSWER_CHARS = 4000
@@ -71,6 +82,9 @@ _OWN_TURN = re.compile(
 )
 _TURN = re.compile(r"<\|(?:im_start|im_end|eot_id|endoftext|end_of_text|start_header_id)\|>|<(?:start|end)_of_turn>")
 _BOXED = re.compile(r"\\(?:f?boxed|fbox)\s*(?=\{)")
+_STRUCK_OUT = re.compile(r"(?<!~)~~(?![~\s])[^~\n]{1,200}(?<!\s)~~(?!~)")
+_BARE_ANSWER = re.compile(r"[A-J]|-?\d{1,12}")
+_NUMBER_NOT_OTHER = re.compile(r"(-?\d[\d./]{0,15}),\s(?:and\s)?not\s-?\d[\d./]{0,15}")
 _BOXED_TOKEN = re.compile(r"\\f?boxed(?:\s*(\d)|\s+([A-Za-z]))(?=\s*(?:\Z|[\n$;。]|[.,](?!\d)|\\[\])]))")
 _BOXED_WITHOUT_BACKSLASH = re.compile(r"(?<![\\A-Za-z])boxed\s*(?=\{)")
 _SENTENCE_END = re.compile(r"(?<![\s(*][A-Ja-j])(?<!^[A-Ja-j])\.(?:\*\*)?\s+(?=[A-Z])|。|\.\s*$")
@@ -82,13 +96,6 @@ _BEHIND_BOX = re.compile(
     r"|\$?\s?(?P<word>[A-Za-z\u4e00-\u9fff°/]{1,12}(?:\^[23]|[²³])?)(?=\s*[$.。]*\s*(?:\n|\Z)))"
 )
 _BARE_NUMBER = re.compile(r"(?:[\s\d.,{}()^+\-*/!$]|\\(?:[dt]?frac|sqrt|pi|times|cdot|[,!]))*")
-_INTRODUCES = re.compile(
-    r"\s*(?!.*\b(?:given|wrong|mistakes?|incorrect|false|original|initial|problem|question|try|guess|steps?|check|example"
-    r"|attempt|equation|suppose|expected|options?|choices?|possib\w{2,6}|candidates?|step\s\w+|different|other)\b)"
-    r"(?:here\s(?:is|are)\b|(?:.*\b)?(?:matrix|matrices|vector|result|solution|final\s\w{1,12})\b)[^:$]{0,40}:\s*",
-    re.IGNORECASE,
-)
-"""Before a colon and the only formula of a last line."""
 _LETTER_WITH_COPULA = re.compile(r"\(?([A-J])\)?\s?(?:です|입니다|이다)[。.]?(?!\s?か)([^A-Z]*)")
 _FRAME_LINE = re.compile(r"\s*(?:```\w*|~~~|\$\$|\\[\[\]]|\\(?:begin|end)\{\w{1,12}\*?\}|[-*_=]{3,})\s*")
 """What only frames the lines above or below it."""
@@ -186,7 +193,7 @@ class _CutOffError(Exception):
 
 
 def _stated(text: str) -> Found | None:
-    text = _own_turn(text)
+    text = _STRUCK_OUT.sub(" ", _own_turn(text))
     try:
         tagged = _in_tag(text, _ANSWER_TAG)
         if tagged is None:
@@ -196,6 +203,8 @@ def _stated(text: str) -> Found | None:
         return None
     if tagged is not None:
         found = Found(found.answer if found else tagged, Place.TAG)
+        if _boxed_otherwise(text, tagged.strip()):
+            return None
     elif found is None:
         found = _at_the_end(text)
     answer = found.answer.strip() if found else ""
@@ -239,6 +248,13 @@ def _in_tag(text: str, pattern: re.Pattern[str]) -> str | None:
     if opened is not None:
         raise _CutOffError
     return _last_run(text, spans, of_boxes=False) if spans else None
+
+
+def _boxed_otherwise(text: str, answer: str) -> bool:
+    """Whether a box behind the last tag, which holds the number or letter `answer`, holds another one."""
+    tag = _last(_ANSWER_TAG, text)
+    boxed = last_boxed(text[tag.end() :]) if tag is not None and _BARE_ANSWER.fullmatch(answer) else None
+    return boxed is not None and _BARE_ANSWER.fullmatch(boxed.strip()) is not None and boxed.strip() != answer
 
 
 def _marked(text: str) -> Found | None:
@@ -366,8 +382,17 @@ def _after_cue(text: str) -> Found | None:
         answer = _first_sentence(line[: MAX_ANSWER_CHARS + 1])
         if answer and (DENIES_ABROAD.search(answer) or NOT_STATED.search(plain[max(0, start - 80) : start])):
             return None
-        if answer:
-            return Found(answer, place)
+        if not answer:
+            continue
+        begin = text.find(answer, end)
+        behind = begin + len(answer)
+        if ATTRIBUTED.search(plain[max(0, start - 120) : start]):
+            return _at_the_end(text[behind:])
+        withdrawn = withdrawal(text, begin, behind)
+        if withdrawn is not None:
+            return _at_the_end(text[withdrawn:])
+        other = _NUMBER_NOT_OTHER.fullmatch(answer)
+        return Found(other[1] if other else answer, place)
     return None
 
 
@@ -445,7 +470,7 @@ def _closing_formula(line: str) -> str | None:
     """The only formula of a last sentence that ends in it: `1/2` of "After solving, we get $1/2$"."""
     sentence = line[line.rfind(". ") + 1 :]
     closing = _CLOSING_FORMULA.fullmatch(sentence)
-    if closing is None or not (_COMES_TO.search(closing[1]) or _INTRODUCES.fullmatch(closing[1])):
+    if closing is None or not (_COMES_TO.search(closing[1]) or INTRODUCES.fullmatch(closing[1])):
         return None
     if DENIES.search(closing[1]) or _LOOSE.search(closing[1]):
         return None

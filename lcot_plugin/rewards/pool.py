@@ -61,7 +61,7 @@ class Ruling:
     """What came of a comparison in a worker."""
 
     outcome: Outcome
-    """TIMED_OUT, or GOLD_UNPARSABLE where the gold answer itself was still being read, if the worker did not answer."""
+    """TIMED_OUT where the worker did not answer, GOLD_UNPARSABLE where its deadline met it reading the gold answer."""
     overran: bool = False
     """Whether the deadline is why it did not."""
 
@@ -98,13 +98,14 @@ class Pool:
         A worker that dies of something else (most likely the system's want of memory) is replaced once. Raises
         RewardError where none can be started.
         """
+        reply, gold_readable = Reply(), False
         worker = self._seats.get()
-        reply = Reply()
-        try:
+        try:  # at once: an interruption before it would lose the seat
             for _ in range(2):
                 if worker is None:
                     worker = self._start_worker()
                 reply = worker.judge(comparison, seconds - reply.seconds)
+                gold_readable |= reply.gold_readable
                 if reply.outcome is not None and not reply.last:
                     return Ruling(reply.outcome)
                 worker.end()
@@ -113,8 +114,9 @@ class Pool:
                     return Ruling(reply.outcome)
                 if reply.overran:
                     break
-            outcome = Outcome.TIMED_OUT if reply.gold_readable else Outcome.GOLD_UNPARSABLE
-            return Ruling(outcome, reply.overran)
+            # Only the deadline may be the gold answer's fault; a death is most likely the system's.
+            of_gold = reply.overran and not gold_readable
+            return Ruling(Outcome.GOLD_UNPARSABLE if of_gold else Outcome.TIMED_OUT, reply.overran)
         except BaseException:  # Ctrl-C: a reply may still come, and the next item must not get it
             if worker is not None:
                 worker.end()
@@ -243,7 +245,8 @@ class Zygote:
 
     def kill_worker(self, pid: int) -> None:
         """Have a worker killed and reaped, before any later fork."""
-        with contextlib.suppress(OSError), self._lock:  # a zygote that is gone has no workers that go on
+        with contextlib.suppress(OSError), self._lock:
+            # Workers of a zygote that is gone end themselves, some seconds after their deadline.
             self._control.sendall(MESSAGE.pack(pid))
 
     def stop(self) -> None:

@@ -100,12 +100,12 @@ class Scorer:
     def _columns(self, batch: Batch) -> dict[str, list[float | None]]:
         """Every reward of every completion; coroutines of all functions run at the same time."""
         started = []
-        for reward, kinds in zip(self._rewards, self._kinds, strict=True):
-            rows = [row for row, request in enumerate(batch.requests) if not kinds or kinds & _kinds_of(request)]
-            whole = len(rows) == len(batch.requests)
-            started.append((rows, reward.start(batch if whole else batch.select(rows), self._loop) if rows else None))
         columns: dict[str, list[float | None]] = {}
         try:
+            for reward, kinds in zip(self._rewards, self._kinds, strict=True):
+                rows = [row for row, request in enumerate(batch.requests) if not kinds or kinds & _kinds_of(request)]
+                part = batch if len(rows) == len(batch.requests) else batch.select(rows)
+                started.append((rows, reward.start(part, self._loop) if rows else None))
             for reward, (rows, calls) in zip(self._rewards, started, strict=True):
                 column: list[float | None] = [None] * len(batch.requests)
                 for row, result in zip(rows, calls.results() if calls else [], strict=True):
@@ -142,11 +142,11 @@ class Scorer:
 
     def close(self) -> None:
         """End the verifier's workers and what the functions hold open."""
+        self._verifier.close()  # first: a function's own may raise
         self._loop.close()
         for function in self.functions.values():
             if hasattr(function, "close"):
                 function.close()
-        self._verifier.close()
 
     def __enter__(self) -> Scorer:
         return self

@@ -290,9 +290,9 @@ def verify(
     to compare boxes in pixels with normalised ones. include_thought: whether what stands in `<think>...</think>`
     counts. deadline_seconds: for one comparison that needs algebra; 5 by default.
 
-    Never raises for what a prediction says, and never takes longer than the deadline after the worker has started.
-    Raises RewardError for an unknown answer_type, a text that is no str and settings that cannot work, ArgumentError
-    for such a deadline.
+    Never raises for what a prediction says. No comparison takes longer than the deadline once its worker has started;
+    an alias is a comparison of its own, and threads wait for a free worker. Raises RewardError for an unknown
+    answer_type, a text that is no str and settings that cannot work, ArgumentError for such a deadline.
     """
     return _shared.verify(
         prediction,

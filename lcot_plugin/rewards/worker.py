@@ -149,8 +149,11 @@ def _outcome(channel: socket.socket, request: dict[str, Any], solver: Solver) ->
         name: tuple(value) if isinstance(value, list) else value for name, value in request["settings"].items()
     }
     settings = MatchSettings(**values)
-    gold = read_gold(request["gold"], request["answer_type"], settings)
-    readable = gold is not None and all(solver.readable(expression) for expression in gold.expressions)
+    gold, readable = None, False
+    # Whatever a solver raises here, want of memory too, is the gold answer's; what an answer causes is `judge`'s.
+    with contextlib.suppress(Exception):
+        gold = read_gold(request["gold"], request["answer_type"], settings)
+        readable = gold is not None and all(solver.readable(expression) for expression in gold.expressions)
     _send(channel, gold_readable=readable)
     if gold is None or not readable:
         return Outcome.GOLD_UNPARSABLE

@@ -442,3 +442,50 @@ def test_a_completion_ends_with_its_turn(completion: str) -> None:
 )
 def test_last_lines_that_state_a_formula_or_a_letter(line: str, answer: str | None, place: Place) -> None:
     assert extract_answer(line) == Found(line if answer is None else answer, place)
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "The answer is 5. Wait, it should be 6.",
+        "The answer is 5. Let me check: no, it should be 6.",
+        "**The answer is 5.** Hmm, that is wrong.",
+        "The answer is 5.\nNo, it is 6.",
+        "The answer is 5.\n\nThat cannot be right.",
+        "Some claim the answer is 5.",
+        "A careless student might say the answer is 5",
+        "If x were 2, the answer is 5.",
+        "Had it eaten grass, the answer is 5.",
+        "If the tank were full, the answer is 5. But it is not, so 6.",
+        "The answer is ~~5~~",
+        "<answer>5</answer> so \\boxed{6}",
+        "<answer>6</answer> so \\boxed{5}",
+    ],
+)
+def test_an_answer_that_is_taken_back_or_another_s_is_not_stated(completion: str) -> None:
+    found = extract_answer(completion)
+    assert found is None or found.answer != "5"
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "The answer is 5. No other value works.",
+        "The answer is 5. This cannot be simplified.",
+        "The answer is 5. It should be noted that 6 is too large.",
+        "The answer is 5. Let me check: 2 + 3 is 5.",
+        "The answer is 5.\nLet me know if it helps.",
+        "The answer is 5. However you look at it, nothing changes.",
+        "The answer is 6. Wait, it should be 5. The answer is 5.",
+        "If you add them up, the answer is 5.",
+        "We say the answer is 5.",
+        "The answer is ~~6~~ 5",
+        "The answer is 5, not 6.",
+        "<answer>5</answer> so \\boxed{5}",
+        "\\boxed{6} but <answer>5</answer>",
+    ],
+)
+def test_an_answer_that_stands(completion: str) -> None:
+    found = extract_answer(completion)
+    assert found is not None
+    assert found.answer == "5"

@@ -103,7 +103,8 @@ def test_a_gold_answer_that_overruns_is_its_own_fault(one: Pool) -> None:
 def test_a_worker_that_dies_is_tried_once_more(one: Pool) -> None:
     assert outcome(one, ONCE) is Outcome.MISMATCHED
     assert one.judge(comparison(EXIT), 60.0) == Ruling(Outcome.TIMED_OUT)
-    assert one.judge(comparison("x + 1", EXIT), 60.0) == Ruling(Outcome.GOLD_UNPARSABLE)
+    # Two deaths are most likely the system's, and nothing against the gold answer.
+    assert one.judge(comparison("x + 1", EXIT), 60.0) == Ruling(Outcome.TIMED_OUT)
     assert outcome(one, r"\sqrt{y}") is Outcome.MISMATCHED
 
 

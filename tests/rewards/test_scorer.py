@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,6 +145,7 @@ def test_a_restricted_reward_judges_records_of_its_kinds_only(reward: dict) -> N
 
 USERS = """
 import asyncio
+import threading
 
 def batch(prompts, completions, completion_ids, solution, trainer_state, **kwargs):
     assert kwargs["answer"] == kwargs["ground_truth"] == kwargs["gold"] == solution
@@ -288,3 +290,42 @@ def test_functions_are_closed_and_counted(reward: dict) -> None:
     finally:
         unregister_reward("holder")
     assert Holder.closed == 1
+
+
+def test_a_number_beyond_floating_point_is_an_error_like_others() -> None:
+    def huge(completions: list[str]) -> list[int]:
+        return [10**5000] * len(completions)
+
+    register_reward("huge", huge)
+    try:
+        with pytest.raises(RewardError, match="returned 'an integer beyond floating point' for data set"):
+            Scorer(["huge"]).score(REQUESTS)
+        assert [score.rewards["huge"] for score in Scorer(["huge"], on_error="skip").score(REQUESTS)] == [None] * len(
+            REQUESTS
+        )
+    finally:
+        unregister_reward("huge")
+
+
+def test_coroutines_end_with_an_interruption() -> None:
+    ended = threading.Event()
+
+    async def slow(completions: list[str]) -> list[float]:
+        try:
+            await asyncio.sleep(600)
+        finally:
+            ended.set()
+        return [0.0] * len(completions)
+
+    def interrupted(completions: list[str]) -> list[float]:
+        raise KeyboardInterrupt
+
+    register_reward("slow", slow)
+    register_reward("interrupted", interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Scorer(["slow", "interrupted"]).score(REQUESTS)
+        assert ended.wait(60.0)
+    finally:
+        unregister_reward("slow")
+        unregister_reward("interrupted")

@@ -7,11 +7,10 @@ reward does.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TextIO
@@ -30,6 +29,7 @@ from lcot_plugin.rewards.command.score_lines import (
 )
 from lcot_plugin.rewards.command.text_table import text_table
 from lcot_plugin.rewards.functions import registry
+from lcot_plugin.rewards.functions.specs import split_items
 from lcot_plugin.rewards.scorer import Scorer
 from lcot_plugin.rewards.verifier import Verifier
 from lcot_plugin.types import Outcome, Score
@@ -111,18 +111,30 @@ def score(
 
 def _specs(text: str) -> list[str]:
     """`accuracy,length(max_length=5, cache=2)` as its two specs."""
-    return [spec.strip() for spec in re.split(r",(?![^(]*\))", text) if spec.strip()]
+    return [spec for spec in split_items(text) if spec]
 
 
 def scored(
     lines: Iterable[ScoredLine | BadLine], scorer: Scorer
 ) -> Iterator[tuple[ScoredLine | BadLine, Score | None]]:
     """Every line in order, with its score where it has one."""
-    remaining = iter(lines)
+    remaining: Iterator[ScoredLine | BadLine] = iter(lines)
     while batch := list(islice(remaining, BATCH_SIZE)):
+        for line in remaining:  # `length` compares within the group of a prompt, which is not cut
+            if _prompt_of(line) != _prompt_of(batch[-1]):
+                remaining = chain([line], remaining)
+                break
+            batch.append(line)
         scores = iter(scorer.score([line.request for line in batch if isinstance(line, ScoredLine)]))
         for line in batch:
             yield line, next(scores) if isinstance(line, ScoredLine) else None
+
+
+def _prompt_of(line: ScoredLine | BadLine) -> tuple[str, int, Any]:
+    """What tells a line's group from others: its record, and the step of a run's log."""
+    if isinstance(line, BadLine):
+        return "", line.number, None
+    return line.request.source, line.request.record, line.values.get("step")
 
 
 def out_line(line: ScoredLine | BadLine, found: Score | None) -> dict[str, Any]:
@@ -208,7 +220,7 @@ def explain(
     prediction: a completion, `-` for the standard input, or with `line` a JSON lines file. settings: MatchSettings'
     fields, None where they are not given.
     """
-    given = {name: value for name, value in settings.items() if value not in (None, False)}
+    given = {name: value for name, value in settings.items() if value is not None and value is not False}
     if line is not None:
         if gold is not None or given or answer_type is not None:
             raise ArgumentError("With --line, everything comes from the file: leave out the gold answer and settings.")

@@ -16,6 +16,7 @@ from lcot_plugin.rewards.answers import check_answer_type
 from lcot_plugin.rewards.settings import match_settings, read_settings
 from lcot_plugin.types import Ending, MatchSettings, ScoringRequest
 
+MAX_TOKENS = 10_000_000
 MAX_QUOTED_CHARS = 200
 """Of a value, in a message."""
 
@@ -105,9 +106,9 @@ def request_of(values: Mapping[str, Any], keys: LineKeys, *, source: str, record
         answer_type=check_answer_type("auto" if answer_type is None else _text(answer_type)),
         source=_text(value_at(values, "source")) or source,
         record=own if isinstance(own := value_at(values, "record"), int) else record,
-        ending=Ending(ending) if ending in {item.value for item in Ending} else Ending.STOPPED,
+        ending=Ending(ending) if ending in [item.value for item in Ending] else Ending.STOPPED,
         # The file has no token ids; rewards of length ask only how many there are.
-        completion_ids=[0] * num_tokens if isinstance(num_tokens, int) else [],
+        completion_ids=_placeholder_ids(num_tokens),
         settings=_settings(value_at(values, keys.options), value_at(values, keys.match)),
     )
 
@@ -134,6 +135,14 @@ def _completion(values: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str):
         raise ArgumentError(f"its {key} is {_quoted(value)}; write a text, or a list of messages")
     return value
+
+
+def _placeholder_ids(num_tokens: Any) -> list[int]:
+    if not isinstance(num_tokens, int):
+        return []
+    if not 0 <= num_tokens <= MAX_TOKENS:
+        raise ArgumentError(f"its num_tokens is {_quoted(num_tokens)}; write the number of tokens of the completion")
+    return [0] * num_tokens
 
 
 def _gold(value: Any) -> str:

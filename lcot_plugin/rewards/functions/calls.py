@@ -177,7 +177,7 @@ class EventLoop:
         self._thread: threading.Thread | None = None
 
     def run(self, awaitable: Awaitable[Any]) -> Future[Any]:
-        if self._loop is None:
+        if self._loop is None or self._thread is None or not self._thread.is_alive():  # the latter in a forked child
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(target=self._loop.run_forever, name="async rewards", daemon=True)
             self._thread.start()
@@ -228,10 +228,16 @@ def _result(name: str, value: Any, request: ScoringRequest) -> Result:
         value = value.item()  # a scalar of NumPy or torch
     if value is None:
         return None
-    if not isinstance(value, Real) or not math.isfinite(value):
-        message = f"reward function {name!r} returned {value!r} for {place(request)}; return a finite number or None"
+    try:
+        number = float(value) if isinstance(value, Real) else math.nan
+    except OverflowError:
+        number, value = math.inf, "an integer beyond floating point"  # which has too many digits to be shown
+    if not math.isfinite(number):
+        message = (
+            f"reward function {name!r} returned {value!r:.80} for {place(request)}; return a finite number or None"
+        )
         return Failure(RewardError(message), message)
-    return float(value)
+    return number
 
 
 def _raised(name: str, error: Exception, requests: Sequence[ScoringRequest]) -> Failure:

@@ -53,11 +53,18 @@ class ChatClient:
             raise RewardError(f"llm_judge: timeout={timeout} must be more than 0 seconds")
         if retries < 0:
             raise RewardError(f"llm_judge: retries={retries} must not be negative")
+        if "@" in url.partition("://")[2].partition("/")[0]:
+            raise RewardError("llm_judge: url holds a user or a password; put the key into what api_key_env names")
         url = url.rstrip("/")
         self.url = url if url.endswith("/chat/completions") else f"{url}/chat/completions"
         key = os.environ.get(api_key_env, "").strip()
         if not key and api_key_env != _DEFAULT_KEY:
             raise RewardError(f"llm_judge: the environment variable {api_key_env} is not set; it must hold the API key")
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise RewardError(
+                f"llm_judge: the environment variable {api_key_env} holds characters that no API key has, a line break "
+                "for instance; it must hold the key alone"
+            )
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._timeout, self._retries, self._spend = timeout, retries, spend
         self._opener = urllib.request.build_opener(_NoRedirects)
@@ -75,7 +82,12 @@ class ChatClient:
                 may_pass = error.code in (408, 409, 425, 429) or error.code >= 500
                 if not may_pass or attempt >= self._retries:
                     raise RequestFailed(self._said(problem, attempt), error.code not in _ONE_REQUEST_ONLY) from None
-            except (OSError, http.client.HTTPException, ValueError) as error:  # URLError and time-outs are OSErrors
+            except (
+                OSError,
+                http.client.HTTPException,
+                ValueError,
+                RecursionError,
+            ) as error:  # URLError and time-outs are OSErrors
                 problem, wait = f"{type(error).__name__}: {error}", None
                 if attempt >= self._retries:
                     # A reply that cannot be read is that of one answer; no connection is everybody's.
@@ -139,6 +151,6 @@ def _retry_after(headers: Message) -> float | None:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -63,8 +63,8 @@ def anls(
 ) -> list[float | None]:
     """Normalised Levenshtein similarity to the nearest of the gold answer and its aliases, 0.0 to 1.0; of texts.
 
-    A similarity below `threshold` is 0.0. Under `answer_type: auto` a number is no text: data sets of document
-    questions say `answer_type: text`. Biten et al. 2019 (arXiv 1905.13648), eq. 1.
+    It is 0.0 where the normalised distance is `threshold` or more. Under `answer_type: auto` a number is no text: data
+    sets of document questions say `answer_type: text`. Biten et al. 2019 (arXiv 1905.13648), eq. 1.
     """
     from lcot_plugin.rewards.kinds import texts
 

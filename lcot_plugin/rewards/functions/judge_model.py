@@ -21,6 +21,7 @@ from lcot_plugin.errors import RewardError
 from lcot_plugin.rewards.extraction import extract_answer, outside_thought
 from lcot_plugin.rewards.functions.chat_client import ChatClient, RequestFailed
 from lcot_plugin.rewards.functions.judge_cache import JudgeCache
+from lcot_plugin.types import MatchSettings
 
 MAX_CHARS = 8000
 """Of a completion's conclusion; its end is kept, which states the answer."""
@@ -36,7 +37,7 @@ _SYSTEM = (
 _PROMPT = """Question:
 {question}
 
-Reference answer:
+Reference answer (of several lines, each is right):
 {gold}
 
 Student's answer:
@@ -105,19 +106,25 @@ class LlmJudge:
         self._cache = JudgeCache(Path(cache).expanduser() if cache else None)
 
     def __call__(
-        self, completions: list[str], gold: list[str], prompts: list[str], **kwargs: Any
+        self,
+        completions: list[str],
+        gold: list[str],
+        prompts: list[str],
+        settings: list[MatchSettings],
+        **kwargs: Any,
     ) -> list[float | Exception | None]:
         self._cache.refresh()
         asked: dict[str, dict[str, str]] = {}
         keys: list[str | None] = []
         values: list[float | Exception | None] = []
-        for completion, reference, question in zip(completions, gold, prompts, strict=True):
+        for completion, reference, question, setting in zip(completions, gold, prompts, settings, strict=True):
             answer = self._stated(completion)
             # Without a gold answer there is nothing to compare with; without an answer there is nothing to ask.
             values.append(0.0 if reference.strip() and answer is None else None)
             keys.append(None)
             if reference.strip() and answer is not None:
-                fields = {"question": question, "gold": reference, "answer": answer}
+                right = "\n".join([reference, *setting.aliases])
+                fields = {"question": question, "gold": right, "answer": answer}
                 key = keys[-1] = self._key(fields)
                 if key not in self._cache:
                     asked[key] = fields
@@ -209,7 +216,9 @@ def parse_verdict(reply: str) -> bool | None:
     Its last line that is not blank must be `VERDICT: YES`, `NO` and the like, or the reply, or that line, a JSON object
     with a boolean `correct`. What a reasoning judge thinks does not count.
     """
-    text = outside_thought(reply).strip()
+    if reply.lstrip().startswith("<think>") and "</think>" not in reply:
+        return None  # cut off while thinking
+    text = reply.rpartition("</think>")[2].strip()  # only its own thought: a tag that it quotes hides no verdict
     text = re.sub(r"^```(?:json)?\s*\n|\n\s*```$", "", text).strip()
     last_line = text.splitlines()[-1] if text else ""
     if match := _VERDICT.fullmatch(last_line[:_MAX_LINE]):

@@ -108,7 +108,7 @@ def get_reward(spec: str, defaults: Mapping[str, Any] | None = None) -> tuple[st
             raise RewardError(f"reward {name!r} makes {type(function).__name__}, which cannot be called")
         return name, _messages(function) if base.startswith("trl:") else function
     accepted = parameters_of(target, _DATA_KEYWORDS)
-    if name in REWARDS:
+    if base in REWARDS:
         required = (key for key, item in accepted.items() if item.default is item.empty)
         given = {key: defaults[key] for key in required if defaults and key in defaults} | given
     check_parameters(name, given, accepted)

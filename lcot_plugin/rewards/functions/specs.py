@@ -40,6 +40,39 @@ class RewardSpec:
         return re.sub(r"[^\w.\-]+", "_", "_".join(words)).strip("_")
 
 
+def split_items(value: Any) -> list[str]:
+    """Of `a,b(c=1,d=2)` or of a YAML list `[a, b]`, which the parser passes through as it is.
+
+    Commas within brackets divide nothing, not even where YAML itself has cut `[b(c=1, d=2)]` there.
+    """
+    items: list[str] = []
+    begun = ""
+    for part in map(str, value) if isinstance(value, list) else str(value).split(","):
+        begun += part
+        if _is_closed(begun):
+            items.append(begun.strip())
+            begun = ""
+        else:
+            begun += ","
+    # What never closes is left to the reader of specs to complain of.
+    return [*items, begun.removesuffix(",").strip()] if begun else items
+
+
+def _is_closed(text: str) -> bool:
+    """Whether every bracket that opens in `text` closes. What stands in quotes within brackets does not count."""
+    depth, quote = 0, ""
+    for char in text:
+        if quote:
+            quote = "" if char == quote else quote
+        elif depth and char in "\"'":
+            quote = char
+        elif char == "(":
+            depth += 1
+        elif char == ")":
+            depth -= 1
+    return depth <= 0
+
+
 def parse_spec(text: str) -> RewardSpec:
     """The parts of a spec. Raises RewardError that shows how one is written."""
     match = _SPEC.fullmatch(text.strip())

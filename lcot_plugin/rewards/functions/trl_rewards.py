@@ -54,6 +54,9 @@ def with_messages(function: Callable[..., Any]) -> Callable[..., Any]:
                 keywords[name] = [{"role": role, "content": keywords[name]}]
         return function(**keywords)
 
+    for name in ("take_counts", "close"):
+        if hasattr(function, name):
+            setattr(call, name, getattr(function, name))
     return call
 
 

@@ -72,7 +72,7 @@ def looks_like_expression(text: str) -> bool:
     for word in _WORD.findall(bare):
         known = word.lower() in _MATHEMATICAL_WORDS or _GLUED.fullmatch(word) is not None
         if not known and formula_like and len(word) <= 4:
-            known = re.search("[a-z][A-Z]", word) is not None  # kQq, nRT
+            known = re.search("[a-z][A-Z]|^[A-Z]{1,3}[a-rt-z]$", word) is not None  # kQq, nRT, GMm; not DVDs
         if not known and (len(word) > 2 or not (word.isascii() or word in _GREEK)):
             return False
     if re.search(r"(?<![\\A-Za-z_{])[A-Za-z]\d", bare) or "'" in re.sub(r"(?<=[A-Za-z])'{1,2}(?!\w)", "", bare):
@@ -175,7 +175,7 @@ def compare(gold: Gold, found: Found, settings: MatchSettings, solver: Solver | 
     if squeeze(body) == squeeze(gold.text) and (unit is None or gold_unit is None or unit == gold_unit):
         return True
     body = _as_column(body) if re.match(r"\\begin\{[bp]?matrix\}[^&]*$", gold.text) else body
-    if read_quantity(body) is None and not looks_like_expression(body):
+    if read_quantity(body) is None and not looks_like_expression(body) and not _in_letters_of(gold.text, body):
         return None
     if not body.startswith(("[[", r"\begin")) and split_sequence(body) is not None:
         return False
@@ -194,6 +194,17 @@ def compare(gold: Gold, found: Found, settings: MatchSettings, solver: Solver | 
     if same or (same is None and "=" not in body) or not (settings.relative_tolerance or settings.absolute_tolerance):
         return same
     return _near(solver.value(gold.text), solver.value(split_assignment(body)[1]), settings)
+
+
+def _in_letters_of(gold: str, text: str) -> bool:
+    """Whether a formula has the gold answer's letters: `mgk^{-1}` where that is `mg/k`, `ba` where it is `ab`."""
+    if (
+        re.search(r"[A-Za-z]\s+[A-Za-z]{2}|[^\w\s+\-*/^(){}=\\.·]", text)
+        or max(bracket_depths(text), default=0) > MAX_NESTING
+    ):
+        return False
+    letters, known = ("".join(_WORD.findall(re.sub(r"\\[A-Za-z]+", " ", some))) for some in (text, gold))
+    return len(text) <= MAX_EXPRESSION_CHARS and set(letters) <= set(known)
 
 
 def _near(gold: float | None, answer: float | None, settings: MatchSettings) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from lcot_plugin.rewards.cues import withdraws
 from lcot_plugin.rewards.extraction import Found, Place, gold_answer
 from lcot_plugin.rewards.kinds.base import Gold, Kind, NeedsSolver, Solver
 from lcot_plugin.rewards.kinds.dress import undress
@@ -109,6 +110,10 @@ def choice_kind(read_item: ReadItem, judge_item: JudgeItem) -> Kind:
         options = settings.options if style == "letter" else ()
         line = read_line(gold_answer(text))
         chosen = label_reader(style, len(options) or DEFAULT_LETTERS).read(line, glued=glued)
+        if chosen is not None and any(
+            withdraws(remark) and not in_words(remark, options) for remark in chosen.texts.values()
+        ):
+            raise _ContradictionError  # B. Wait, it is D
         if not options:
             return chosen.labels if chosen is not None else frozenset()
         alone = chosen is not None and not any(chosen.texts.values())

@@ -310,6 +310,8 @@ class _SequenceKind:
             return False  # x = 2 or x = 3 are two roots
         if roots := _numbered_roots(value.names, names):
             items, names = [split_assignment(inline(item))[1] for item in items], [""] * len(items)
+        if value.brackets == "()" and brackets == "" and not any(value.names) and not _descending(value.name):
+            items, names = _by_coordinate(items, names)
         answers = [Found(_unquoted(item), found.place) for item in items]
 
         def same(item: Gold, element: Found) -> bool:
@@ -399,6 +401,14 @@ class _SequenceKind:
                 return False
             answers.remove(match)
         return True
+
+
+def _by_coordinate(items: list[str], names: list[str]) -> tuple[list[str], list[str]]:
+    """`y = 3, x = 2` as `x = 2, y = 3`, which is the point (2, 3)."""
+    if sorted(names) != list("xyz"[: len(names)]):
+        return items, names
+    order = sorted(range(len(names)), key=names.__getitem__)
+    return [items[index] for index in order], [names[index] for index in order]
 
 
 def _numbered_roots(gold: Sequence[str], names: Sequence[str]) -> bool:

@@ -44,6 +44,18 @@ _LABEL = re.compile(
     r"|grade|level|room|player|team|group|version|type|answer\s[a-j])\.?\s*#?$|#$|第$|图$",
     re.IGNORECASE,
 )
+_OF = re.compile(r"\bof\s(?:the\s)?(?:exactly|about|approximately|roughly|around|only|just)?\s*$", re.IGNORECASE)
+_MEASURE_OF = re.compile(
+    r"(?:\b(?:total|value|count|number|length|area|height|width|depth|angle|measure|radius|diameter|perimeter|volume|distance"
+    r"|circumference|speed|velocity|acceleration|rate|price|cost|mass|weight|age|amount|quantity|score|population|temperature"
+    r"|probability|percentage|slope|capacity|frequency|wavelength|time|duration|period|force|energy|pressure|voltage"
+    r"|current|resistance|density|profit|loss|answer|result|group|team|family|year|month|spring|summer|fall|autumn|winter"
+    r"|end|beginning|start|january|february|march|april|may|june|july|august|september|october|november|december"
+    r"|consists?|consisting|composed|comprised|made|made\sup|discount|increase|decrease|change|bill|fee|tip|salary|income)"
+    r"|\ban?\s(?:\w{1,12}\s)?(?:average|mean|median|mode|range|difference|degree))\s$",
+    re.IGNORECASE,
+)
+"""Before `of 5`, where the number is the measure itself: the square of 5 is not 5."""
 _STATES = re.compile(
     r"(?:\b(?:is|are|was|were|equals|has|have|had|contains?|shows?|sees?|count(?:ed|s)?|gets?|gives?|totals?|makes?|be|find|est|ist|es|é|è)"
     r"|\b(?:antwort|ergebnis|réponse|résultat|respuesta|resultado|resposta|risposta|ответ|الجواب|answer|result|total)\s?:"
@@ -110,6 +122,9 @@ def stated_quantity(text: str, unit: Unit | None, *, marked: bool) -> Quantity |
         return None
     before, number, after = line[: span[0]], line[span[0] : span[1]], line[span[1] :]
     if _LABEL.search(before) or (re.search(r"[\w)]$", before) and before[-1:].isascii()):
+        return None
+    of = _OF.search(before)
+    if of is not None and not _MEASURE_OF.search(before[: of.start()]):
         return None
     if not _affirms(before, after):
         return None

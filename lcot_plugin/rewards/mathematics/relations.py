@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import reduce
 from typing import Any
 
 import mpmath
@@ -22,7 +23,7 @@ from lcot_plugin.rewards.mathematics.identities import (
     points,
     same_value,
 )
-from lcot_plugin.rewards.mathematics.syntax import Node, names_in
+from lcot_plugin.rewards.mathematics.syntax import Node, names_in, whole
 
 _MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 _DIGITS = 80
@@ -180,7 +181,10 @@ def _constant_ratio(left: Node, right: Node) -> Any | None:
 
 
 def _solves(solved: Node, equation: Node) -> bool:
-    """Whether `solved`, the difference of `v = f`, makes `equation` zero, and that has no other v at the same point."""
+    """Whether `solved`, the difference of `v = f`, makes `equation` zero, and that has no other solutions.
+
+    The equation is then (v - f) times f's denominator: `xy - 1`, but not `(x - 1)(y - 2x)`, which x = 1 solves too.
+    """
     name, negated = solved.args
     value = negated.args[0]
     if name.op != "name":
@@ -190,7 +194,8 @@ def _solves(solved: Node, equation: Node) -> bool:
     others = sorted(names_in(value))
     if not others:
         return False
-    agreeing = 0
+    denominator = _as_fraction(value)[1]
+    ratio, agreeing = None, 0
     with mp.workdps(_DIGITS):
         tolerance = mp.mpf(10) ** _TOLERANCE
         for point in points(others):
@@ -205,8 +210,43 @@ def _solves(solved: Node, equation: Node) -> bool:
             linear = abs(at[2] - 2 * slope) < tolerance and abs(at[3] - slope * 7 / 2) < tolerance
             if abs(at[0]) > tolerance or abs(slope) < tolerance or not linear:
                 return False
-            agreeing += 1
+            bottom = _value(denominator, point)
+            if bottom is None or abs(bottom) < tolerance:
+                continue
+            here = slope / bottom
+            if ratio is not None and abs(here - ratio) > tolerance * abs(ratio):
+                return False
+            ratio, agreeing = here, agreeing + 1
     return agreeing >= _MIN_AGREEING
+
+
+def _as_fraction(node: Node) -> tuple[Node, Node]:
+    """A tree as numerator and denominator, neither of which divides: (1 + x, x) of `1/x + 1`."""
+    parts = [_as_fraction(arg) for arg in node.args]
+    if node.op == "negative":
+        return Node("negative", (parts[0][0],)), parts[0][1]
+    if node.op == "product":
+        return _product([top for top, _ in parts]), _product([bottom for _, bottom in parts])
+    if node.op == "quotient":
+        (top, bottom), (other_top, other_bottom) = parts
+        return _product([top, other_bottom]), _product([bottom, other_top])
+    if node.op == "sum":
+        bottoms = list(dict.fromkeys(bottom for _, bottom in parts))
+        tops = [_product([top, *(other for other in bottoms if other != bottom)]) for top, bottom in parts]
+        return Node("sum", tuple(tops)), _product(bottoms)
+    if node.op == "power":
+        top, bottom = parts[0]
+        exponent = node.args[1]
+        if exponent.op == "negative":
+            top, bottom, exponent = bottom, top, exponent.args[0]
+        return Node("power", (top, exponent)), Node("power", (bottom, exponent))
+    return node, whole(1)
+
+
+def _product(factors: list[Node]) -> Node:
+    """Their product, ones left out."""
+    factors = [factor for factor in factors if factor != whole(1)] or [whole(1)]
+    return reduce(lambda left, right: Node("product", (left, right)), factors)
 
 
 def _value(node: Node, point: dict[str, Any]) -> Any | None:

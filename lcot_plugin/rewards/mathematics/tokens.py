@@ -66,7 +66,8 @@ _TOKEN = re.compile(
     r"|(?P<letter>[^\W\d_a-zA-Z])"
 )
 _REPEATING = re.compile(
-    r"(?P<head>\d*\.\d*)(?:(?:\\overline|\\bar)\s*\{?\s*(?P<block>\d{1,12})\s*\}?|\((?P<bracketed>\d{1,12})\)(?=\s*$))"
+    r"(?P<head>\d*\.\d*)(?:(?:\\overline|\\bar)\s*\{?\s*(?P<block>\d{1,12})\s*\}?|\((?P<bracketed>\d{1,12})\)(?=\s*$)"
+    r"|(?P<dotted>\\dot\s*(?:\d|\{\s*\d\s*\})(?:\d{0,10}\\dot\s*(?:\d|\{\s*\d\s*\}))?))"
 )
 
 
@@ -106,9 +107,9 @@ def tokens_of(text: str) -> list[Token]:
 
 
 def _repeating(match: re.Match[str]) -> Fraction:
-    """0.1\\overline{6} as 1/6."""
+    """0.1\\overline{6} as 1/6, 0.\\dot{1}4285\\dot{7} as 1/7: the dots stand on the first and the last digit."""
     whole, _, decimals = match["head"].partition(".")
-    block = match["block"] or match["bracketed"]
+    block = match["block"] or match["bracketed"] or re.sub(r"\D", "", match["dotted"])
     if len(whole) + len(decimals) > MAX_DIGITS:
         raise Unreadable("too many digits")
     tail = Fraction(int(block), (10 ** len(block) - 1) * 10 ** len(decimals))

@@ -254,3 +254,24 @@ def test_a_table_aligns_its_columns() -> None:
 def test_reading_says_which_file_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="There is no file"):
         list(read_lines(tmp_path / "none.jsonl", LineKeys()))
+
+
+def test_a_group_is_not_cut_where_a_batch_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Groups of three do not fill a batch; `length` gives the shortest of each 0.5."""
+    lines = [
+        {"completion": "\\boxed{5}", "gold": "5", "source": "s", "record": record, "num_tokens": 10 * sample}
+        for record in range(BATCH_SIZE // 3 + 2)
+        for sample in (1, 2, 3)
+    ]
+    out = tmp_path / "scored.jsonl"
+    file = write(tmp_path / "groups.jsonl", lines)
+    assert cli.main(["reward", "score", str(file), "--rewards", "length", "--out", str(out)]) == 0
+    rewards = [json.loads(line)["rewards"]["length"] for line in out.read_text().splitlines()]
+    assert rewards == [0.5, 0.0, -0.5] * (len(lines) // 3)
+
+
+@pytest.mark.parametrize("values", [{"ending": ["x"]}, {"num_tokens": 10**13}, {"num_tokens": -1}])
+def test_an_odd_value_is_that_lines_fault(tmp_path: Path, values: dict[str, Any]) -> None:
+    file = write(tmp_path / "odd.jsonl", [GOOD[0] | values, GOOD[0]])
+    read = list(read_lines(file, LineKeys()))
+    assert isinstance(read[0], ScoredLine if "ending" in values else BadLine) and isinstance(read[1], ScoredLine)

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from lcot_plugin.rewards import Scorer
 from lcot_plugin.rewards.functions import chat_client
 from lcot_plugin.rewards.functions.judge_cache import JudgeCache
 from lcot_plugin.rewards.functions.judge_model import LlmJudge, parse_verdict
-from lcot_plugin.types import ScoringRequest
+from lcot_plugin.types import MatchSettings, ScoringRequest
 
 Reply = tuple[int, str | bytes, dict[str, str]]
 
@@ -98,9 +98,14 @@ def judge(server: Server, **settings: Any) -> LlmJudge:
     return LlmJudge(url=server.url, model="judge-1", **settings)
 
 
-def ask(judged: LlmJudge, *completions: str, gold: str = "5 cm") -> list[Any]:
+def ask(judged: LlmJudge, *completions: str, gold: str = "5 cm", aliases: Sequence[str] = ()) -> list[Any]:
     count = len(completions)
-    return judged(completions=list(completions), gold=[gold] * count, prompts=["How long?"] * count)
+    return judged(
+        completions=list(completions),
+        gold=[gold] * count,
+        prompts=["How long?"] * count,
+        settings=[MatchSettings(aliases=tuple(aliases))] * count,
+    )
 
 
 def test_only_the_stated_answer_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +119,20 @@ def test_only_the_stated_answer_is_sent(server: Server, monkeypatch: pytest.Monk
     assert all(part in prompt for part in ("How long?", "5 cm", "50 mm"))
     assert "plan" not in prompt and "So it is" not in prompt
     assert server.headers[0]["Authorization"] == "Bearer secret"
+
+
+def test_other_right_answers_are_shown(server: Server) -> None:
+    server.script = lambda number, body: says("VERDICT: YES")
+    assert ask(judge(server), r"\boxed{two inches}", aliases=["2 in"]) == [1.0]
+    assert "5 cm\n2 in\n" in server.prompts()[0]
+
+
+@pytest.mark.parametrize("key", ["sk-one\nsk-two", "sk one", "schlüssel"])
+def test_a_key_that_cannot_be_one_is_not_shown(server: Server, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    with pytest.raises(RewardError, match="MY_KEY holds characters") as error:
+        judge(server, api_key_env="MY_KEY")
+    assert key[:6] not in str(error.value)
 
 
 def test_the_conclusion_may_be_sent(server: Server) -> None:
@@ -148,6 +167,8 @@ def test_an_answer_cannot_end_its_marks_or_fill_in_others(server: Server) -> Non
         ('Because.\n{"correct": true}', True),
         ("<think>VERDICT: YES</think>\nVERDICT: NO", False),
         ("<think>VERDICT: YES", None),
+        ("The student wrote:\nVERDICT: YES\n<think>\nThat is no answer.\nVERDICT: NO", False),
+        ("It says <think>.\nVERDICT: NO", False),
         ("VERDICT: YES\nBut the unit differs.", None),
         ("VERDICT: YES or NO", None),
         ("yes and no", None),
@@ -324,6 +345,7 @@ def test_a_prompt_of_ones_own(server: Server, tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"url": "file:///etc/hosts"}, "must begin with http:// or https://"),
+        ({"url": "http://bob:hunter2@localhost/v1"}, "holds a user or a password; put the key"),
         ({"api_key_env": "A_KEY_THAT_IS_NOT_SET"}, "variable A_KEY_THAT_IS_NOT_SET is not set"),
         ({"timeout": 0}, "timeout=0 must be more than 0"),
         ({"retries": -1}, "retries=-1 must not be negative"),

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lcot_plugin.rewards import verify
 from lcot_plugin.rewards.answers import judge, read_gold
 from lcot_plugin.rewards.extraction import Found, Place, extract_answer
 from lcot_plugin.rewards.kinds.base import NeedsSolver
@@ -295,6 +296,26 @@ def test_right_choices(gold: str, options: tuple[str, ...], prediction: str, ans
 )
 def test_wrong_choices(gold: str, options: tuple[str, ...], prediction: str, answer_type: str) -> None:
     assert outcome(prediction, gold, options, answer_type) in (Outcome.MISMATCHED, Outcome.UNPARSABLE)
+
+
+@pytest.mark.parametrize("options", [(), ("Frog", "Snake", "Grass", "Hawk")])
+@pytest.mark.parametrize(
+    "prediction",
+    [
+        "The answer is B. Wait, it is D.",
+        "B. Wait, it is D.",
+        "The answer is B. But wait, so C.",
+        "<answer>B. Hmm, that cannot be right.</answer>",
+        "If the snake ate grass, the answer is B. But it does not, so C.",
+    ],
+)
+def test_a_choice_that_is_taken_back(prediction: str, options: tuple[str, ...]) -> None:
+    assert not verify(prediction, "B", options=options or None).matched
+
+
+@pytest.mark.parametrize("remark", ["No, it does not", "No other option fits.", "Wait", "It is not C, a plant."])
+def test_a_remark_that_takes_nothing_back(remark: str) -> None:
+    assert verify(f"The answer is B. {remark}", "B", options=("Yes", remark, "Go")).matched
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,13 @@ RIGHT = [
     ("auto", r"\{2 \pm 1\}", r"\{1,3\}"),
     ("auto", r"\{1,3\}", r"\{2 \pm 1\}"),
     ("auto", r"(\frac{v^2_0}{5\pi g}, 2)", r"(\frac{v_0^2}{5g\pi}, 2)"),
+    ("auto", "(2, 3)", "y=3, x=2"),
+    ("auto", "(2, 3, 4)", "z=4, x=2, y=3"),
 ]
 WRONG = [
+    ("auto", "(2, 3)", "y=2, x=3"),
+    ("auto", "(2, 3)", "b=3, a=2"),
+    ("auto", "(y, x) = (2, 3)", "y=3, x=2"),
     ("auto", "1<x<3", "[1,3)"),
     ("auto", r"(-\infty,2)\cup(3,\infty)", r"(-\infty,2]\cup(3,\infty)"),
     ("auto", r"(2,\infty)", r"x\ge 2"),

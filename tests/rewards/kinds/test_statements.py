@@ -19,6 +19,10 @@ STATED = [
     ("12", "答えは12です"),
     ("12", "정답은 12입니다"),
     ("12", "Tom bought 12 apples"),
+    ("12", "There are a total of 12 apples"),
+    ("12", "It has a length of about 12"),
+    ("12", "The list has a mean of 12"),
+    ("12", "The box is made up of 12 parts"),
     ("3", "Jane started growing Sphere 3 hours ago."),
     ("5 Ω", "The resistance is 5 Ω."),
     ("2024", "in the year 2024"),
@@ -70,6 +74,10 @@ NOT_STATED = [
     ("4000", "地块面积 = 72000 / 17 = 4000千克"),
     ("7", "3 + 4 = 7. So 7 * 2 = 14"),
     ("3", "x不等于3"),
+    ("3", "The answer is the square of 3."),
+    ("3", "The answer is the reciprocal of the 3"),
+    ("3", "It is a multiple of 3."),
+    ("3", "It is the mean of 3"),
 ]
 
 
