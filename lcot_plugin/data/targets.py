@@ -64,8 +64,7 @@ class Target:
 def boxed(answer: str) -> str:
     r"""`answer` in `\boxed{}`; as escaped text where its braces do not balance."""
     plain = rf"\boxed{{{answer}}}"
-    content = last_boxed(plain)
-    if content is not None and bare_answer(content) == answer:
+    if _states(plain, answer, Place.BOXED):
         return plain
     text = re.sub(r"[\\{}]", lambda char: r"\textbackslash{}" if char[0] == "\\" else "\\" + char[0], answer)
     return rf"\boxed{{\text{{{text}}}}}"
