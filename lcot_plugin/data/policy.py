@@ -22,7 +22,7 @@ POLICIES = ("keep", "repair", "drop")
 DETAIL_CHARS = 80
 
 Agrees = Callable[[str, GoldAnswer], bool | None]
-"""(answer, gold, answer type of the verifier) -> whether they agree; None where that cannot be told."""
+"""(answer, gold answer with how it is compared) -> whether they agree; None where that cannot be told."""
 
 
 def settle(sample: Sample, policy: str, agrees: Agrees) -> tuple[Sample | None, list[Finding]]:

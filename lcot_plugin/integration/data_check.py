@@ -40,7 +40,8 @@ from lcot_plugin.integration.templates import SUFFIX
 from lcot_plugin.integration.tokenising import num_workers
 from lcot_plugin.report.data import split_advice
 from lcot_plugin.rewards import Verifier
-from lcot_plugin.types import GoldAnswer, Handling, Outcome, RecordFault, ScoringRequest, Verdict
+from lcot_plugin.rewards.requests import verification_request
+from lcot_plugin.types import GoldAnswer, Handling, Outcome, RecordFault, Verdict
 
 MAX_PRINTED = 10
 """Different entries printed per check; the JSON file has them all."""
@@ -314,16 +315,7 @@ def contradictions(loaded: LoadedSet, golds: dict[int, GoldAnswer], verifier: Ve
         requests = []
         for record, response in zip(batch["_record"], batch["_response"], strict=True):
             if response and record in golds:
-                gold = golds[record]
-                requests.append(
-                    ScoringRequest(
-                        response[0]["content"],
-                        gold.text,
-                        answer_type=gold.answer_type,
-                        record=record,
-                        settings=gold.settings,
-                    )
-                )
+                requests.append(verification_request(response[0]["content"], golds[record], record))
         verdicts = verifier.verify_batch(requests)
         found += [
             (request.record, verdict)

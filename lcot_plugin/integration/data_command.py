@@ -43,8 +43,9 @@ from lcot_plugin.report.data import DATA_REPORT_FILE
 from lcot_plugin.report.lengths import KINDS, SetLengths, as_dict, cutoff_table, length_table, plot_lengths
 from lcot_plugin.report.raw_view import raw_text
 from lcot_plugin.report.token_view import RecordView, to_html, to_terminal, token_pieces
+from lcot_plugin.rewards.requests import verification_request
 from lcot_plugin.rewards.verifier import shared_verifier
-from lcot_plugin.types import Finding, GoldAnswer, Handling, RecordFault, ScoringRequest
+from lcot_plugin.types import Finding, GoldAnswer, Handling, RecordFault
 
 STATS_FOLDER = "data_stats"
 PLOT_FILE = "lengths.png"
@@ -325,9 +326,6 @@ def verdict_text(gold: GoldAnswer | None, response: list[dict[str, str]]) -> str
         return ""
     text = "the gold answer scores 1.0" if is_usable(gold) else "the gold answer itself does not score 1.0"
     if response:
-        request = ScoringRequest(
-            response[0]["content"], gold.text, answer_type=gold.answer_type, settings=gold.settings
-        )
-        verdict = shared_verifier().verify_batch([request])[0]
+        verdict = shared_verifier().verify_batch([verification_request(response[0]["content"], gold)])[0]
         text += f"; the response states {verdict.extracted!r}: {verdict.outcome}"
     return text

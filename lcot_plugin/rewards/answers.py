@@ -74,12 +74,17 @@ def check_answer_type(answer_type: str) -> str:
     return name
 
 
+def written_alike(gold: Gold, found: Found) -> bool:
+    """Whether the two are the same but for spaces and outer dress, so that nothing needs to be compared."""
+    return gold.written != "" and squeeze(undress(found.answer)) == gold.written
+
+
 def judge(gold: Gold, found: Found | None, settings: MatchSettings = DEFAULT, solver: Solver | None = None) -> Outcome:
     """What `found` is worth against `gold`.
 
     Raises NeedsSolver where algebra decides and `solver` is None.
     """
-    if found is not None and gold.written and squeeze(undress(found.answer)) == gold.written:
+    if found is not None and written_alike(gold, found):
         return Outcome.MATCHED
     if gold.expressions:
         if solver is None:

@@ -1,9 +1,9 @@
-"""A prompt's record and a completion in, what the scorer needs to know of it out."""
+"""A completion and its prompt's record or its gold answer in, what the scorer or the verifier needs to know out."""
 
 from __future__ import annotations
 
 from lcot_plugin.rewards.settings import read_settings
-from lcot_plugin.types import Completion, PromptRecord, ScoringRequest
+from lcot_plugin.types import Completion, GoldAnswer, PromptRecord, ScoringRequest
 
 
 def scoring_request(record: PromptRecord, completion: Completion) -> ScoringRequest:
@@ -20,3 +20,8 @@ def scoring_request(record: PromptRecord, completion: Completion) -> ScoringRequ
         completion_ids=completion.token_ids,
         settings=read_settings(record.match),
     )
+
+
+def verification_request(completion: str, gold: GoldAnswer, record: int = -1) -> ScoringRequest:
+    """The request whose verdict says whether `completion` states `gold`; record: for messages."""
+    return ScoringRequest(completion, gold.text, answer_type=gold.answer_type, record=record, settings=gold.settings)

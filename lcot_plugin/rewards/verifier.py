@@ -66,30 +66,16 @@ class Verifier:
         gold: str,
         *,
         answer_type: str = "auto",
-        options: Sequence[str] | None = None,
-        aliases: Sequence[str] = (),
-        relative_tolerance: float = 0.0,
-        absolute_tolerance: float = 0.0,
-        min_anls: float = 1.0,
-        min_iou: float = 0.5,
-        image_size: tuple[int, int] | None = None,
-        include_thought: bool = False,
         deadline_seconds: float | None = None,
+        **settings: Any,
     ) -> Verdict:
-        """The verdict on one completion; see the function `verify`."""
+        """The verdict on one completion; `settings` are those of the function `verify`, by name.
+
+        Raises RewardError for one that there is not, with the names of those that there are.
+        """
         if not isinstance(gold, str):
             raise RewardError(f"the gold answer is of type {type(gold).__name__}; give a str")
-        settings = match_settings(
-            options=options,
-            aliases=aliases,
-            relative_tolerance=relative_tolerance,
-            absolute_tolerance=absolute_tolerance,
-            min_anls=min_anls,
-            min_iou=min_iou,
-            image_size=image_size,
-            include_thought=include_thought,
-        )
-        request = ScoringRequest(prediction, gold, answer_type=answer_type, settings=settings)
+        request = ScoringRequest(prediction, gold, answer_type=answer_type, settings=match_settings(**settings))
         return self.verify_batch([request], deadline_seconds=deadline_seconds)[0]
 
     def verify_batch(

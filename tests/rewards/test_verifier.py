@@ -161,6 +161,11 @@ def test_settings_that_cannot_work(name: str, value: object) -> None:
         Verifier().verify_batch([ScoringRequest("5", "5", settings=MatchSettings(**{name: value}))])  # type: ignore[arg-type]
 
 
+def test_a_setting_that_there_is_not() -> None:
+    with pytest.raises(RewardError, match="called tolerance; there are options, aliases, relative_tolerance"):
+        Verifier().verify("5", "5", tolerance=0.1)
+
+
 def test_settings_reach_the_comparison_in_the_worker(verifier: Verifier) -> None:
     settings = MatchSettings(options=("a", "\ud800"), image_size=(3, 4), relative_tolerance=0.1)
     comparison = Comparison(Found(r"\sqrt{8}", Place.BOXED), r"2\sqrt{2}", "expression", settings)

@@ -6,11 +6,9 @@ import time
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from lcot_plugin.rewards.answers import judge, read_gold
+from lcot_plugin.rewards.answers import judge, read_gold, written_alike
 from lcot_plugin.rewards.extraction import Found, Place, extract_answer, outside_thought
-from lcot_plugin.rewards.kinds.algebra import squeeze
 from lcot_plugin.rewards.kinds.base import Gold, NeedsSolver
-from lcot_plugin.rewards.kinds.dress import undress
 from lcot_plugin.rewards.verifier import Verifier
 from lcot_plugin.types import MatchSettings, Outcome, ScoringRequest, Verdict
 
@@ -84,7 +82,7 @@ def _comparison_lines(
     lines = [f"{name}: {_shown(text)}, read as {gold.kind} ({how}){_value(gold)}"]
     if found is None:
         return lines
-    if gold.written and squeeze(undress(found.answer)) == gold.written:
+    if written_alike(gold, found):
         return [*lines, "the two are written alike: no further comparison"]
     answer = read_gold(found.answer, gold.kind, settings)
     if answer is None:

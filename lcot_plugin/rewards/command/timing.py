@@ -62,8 +62,7 @@ def examples() -> list[ScoringRequest]:
 
 def needs_worker(request: ScoringRequest) -> bool:
     """Whether the comparison is left to a worker process."""
-    how = {"include_thought": True} if request.settings.include_thought else {}
-    found = extract_answer(request.completion, **how)
+    found = extract_answer(request.completion, include_thought=request.settings.include_thought)
     settings = replace(request.settings, aliases=(), include_thought=False)
     for text in (request.gold, *request.settings.aliases):
         gold = read_gold(text, request.answer_type, settings)

@@ -19,7 +19,8 @@ from lcot_plugin.rewards.kinds.base import Gold
 from lcot_plugin.rewards.kinds.boxes import in_one_scale, read_boxes
 from lcot_plugin.rewards.kinds.dress import inline, undress
 from lcot_plugin.rewards.kinds.overlap import Box
-from lcot_plugin.rewards.kinds.quantities import Quantity, read_quantity
+from lcot_plugin.rewards.kinds.quantities import Quantity, comparable_readings, read_quantity
+from lcot_plugin.rewards.kinds.units import convert
 from lcot_plugin.types import MatchSettings, Verdict
 
 Case = tuple[Gold, Verdict, MatchSettings]
@@ -162,9 +163,8 @@ def _error(read: Gold, stated: str | None) -> Fraction | None:
     if answer is None or (name and read.value.name and name != read.value.name):
         return None
     if gold.unit and answer.unit:
-        if gold.unit.dimension != answer.unit.dimension:
-            return None
-        return abs(answer.value * answer.unit.factor / gold.unit.factor - gold.value)
+        pairs = comparable_readings(gold.unit, answer.unit)
+        return min((abs(convert(answer.value, other, one) - gold.value) for one, other in pairs), default=None)
     if (gold.percent and answer.unit) or (answer.percent and gold.unit):
         return None
     values = [answer.value]

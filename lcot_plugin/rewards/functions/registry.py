@@ -17,21 +17,19 @@ keywords are listed in `calls`; a function without **kwargs is given those that 
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import inspect
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Any
 
 from lcot_plugin.errors import RewardError
 from lcot_plugin.rewards.functions.calls import KEYWORDS, SAMPLE_KEYWORDS
 from lcot_plugin.rewards.functions.specs import check_parameters, parameters_of, parse_spec
+from lcot_plugin.user_functions import checked_callable, function_in_file, function_of, split_file_spec
 
 RewardFunction = Callable[..., Any]
 ENTRY_POINT_GROUP = "lcot_plugin.rewards"
@@ -58,7 +56,6 @@ _SHIPPED = {
 REWARDS: dict[str, RewardFunction | str] = dict(_SHIPPED)
 """Name -> function, class of functions, or `module:name` of one that is imported when first asked for."""
 
-_IN_FILE = re.compile(r"(?P<path>.*\.py):(?P<name>[^:]+)", re.DOTALL)
 _IN_MODULE = re.compile(r"(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")
 _DATA_KEYWORDS = {*KEYWORDS, *SAMPLE_KEYWORDS}
 
@@ -170,8 +167,9 @@ def _find(base: str) -> tuple[str, RewardFunction, bool]:
         return name, _messages(target), False
     if base in REWARDS:
         return base, _registered(base), False
-    if in_file := _IN_FILE.fullmatch(base):
-        return in_file["name"], _from_file(Path(in_file["path"]).expanduser().resolve(), in_file["name"]), False
+    if in_file := split_file_spec(base):
+        path, name = in_file
+        return name, function_in_file(path, name, "reward", RewardError), False
     if in_module := _IN_MODULE.fullmatch(base):
         return in_module["name"], _from_module(in_module["module"], in_module["name"]), False
     if point := _entry_points().get(base):
@@ -213,7 +211,7 @@ def _load(point: EntryPoint) -> RewardFunction:
         raise RewardError(
             f"reward {point.name!r}, installed as {point.value}, cannot be imported: {type(error).__name__}: {error}"
         ) from error
-    return _callable(function, point.name, f"the installed {point.value}")
+    return checked_callable(function, point.name, f"the installed {point.value}", RewardError)
 
 
 def _from_module(module: str, name: str) -> RewardFunction:
@@ -224,38 +222,4 @@ def _from_module(module: str, name: str) -> RewardFunction:
             f"reward module {module} cannot be imported: {type(error).__name__}: {error}; write the module's dotted "
             "name as Python imports it, or path/to/file.py:function"
         ) from error
-    return _attribute(found, name, f"reward module {module}")
-
-
-@lru_cache(maxsize=64)
-def _file_module(path: Path) -> object:
-    spec = importlib.util.spec_from_file_location(f"lcot_user_rewards_{path.stem}_{abs(hash(path)):x}", path)
-    assert spec is not None and spec.loader is not None  # the name ends in .py
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickle look their module up there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[spec.name]
-        raise RewardError(f"reward file {path} cannot be imported: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _from_file(path: Path, name: str) -> RewardFunction:
-    if not path.is_file():
-        raise RewardError(f"reward file {path} does not exist; write path/to/file.py:function")
-    return _attribute(_file_module(path), name, f"reward file {path}")
-
-
-def _attribute(module: object, name: str, place: str) -> RewardFunction:
-    function = getattr(module, name, None)
-    if function is None:
-        defined = sorted(key for key, value in vars(module).items() if inspect.isfunction(value))
-        raise RewardError(f"{place} has no function {name!r}; it defines {', '.join(defined) or 'none'}")
-    return _callable(function, name, place)
-
-
-def _callable(function: Any, name: str, place: str) -> RewardFunction:
-    if not callable(function):
-        raise RewardError(f"{name!r} in {place} is {type(function).__name__}, not a function")
-    return function
+    return function_of(found, name, f"reward module {module}", RewardError)

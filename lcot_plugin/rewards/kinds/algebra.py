@@ -240,6 +240,3 @@ def expression_kind(*first: Kind) -> Kind:
         return next((reading for reading in readings if reading is not None), None) or read(text, settings)
 
     return Kind(read_any, compare, infer)
-
-
-KIND = Kind(read, compare, infer)

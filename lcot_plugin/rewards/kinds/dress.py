@@ -1,7 +1,7 @@
 r"""An answer as written in, the same answer without its dress out: `**$\text{B}$.**` becomes `B`.
 
-Also the translation of plain notation (`2*sqrt(3)`, `2√3`) to LaTeX, which is the only notation that the symbolic
-comparison reads: sympy's parser of plain expressions evaluates Python and must never see a model's text.
+Also the translation of plain notation (`2*sqrt(3)`, `2√3`) to LaTeX, which is the only notation that calculus (sums,
+integrals, limits) is read in: sympy's parser of plain expressions evaluates Python and must never see a model's text.
 """
 
 from __future__ import annotations

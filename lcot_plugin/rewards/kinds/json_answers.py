@@ -15,6 +15,7 @@ from typing import Any
 from lcot_plugin.rewards.extraction import MAX_ANSWER_CHARS, Found
 from lcot_plugin.rewards.kinds.base import Gold, Kind, Solver
 from lcot_plugin.rewards.kinds.dress import plain_characters, undress
+from lcot_plugin.rewards.kinds.quantities import allowed_error
 from lcot_plugin.types import MatchSettings
 
 MAX_NESTING = 32
@@ -123,8 +124,7 @@ def read_json(text: str) -> tuple[Any] | None:
 def same_json(gold: Any, answer: Any, settings: MatchSettings) -> bool:
     """Whether two values of `parse_json` are equal; numbers within the tolerances of `settings`."""
     if isinstance(gold, Fraction) and isinstance(answer, Fraction):
-        allowed = max(Fraction(settings.relative_tolerance) * abs(gold), Fraction(settings.absolute_tolerance))
-        return abs(gold - answer) <= allowed
+        return abs(gold - answer) <= allowed_error(gold, settings.relative_tolerance, settings.absolute_tolerance)
     if type(gold) is not type(answer):  # true is not 1
         return False
     if isinstance(gold, JsonObject):

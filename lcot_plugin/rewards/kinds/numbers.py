@@ -13,9 +13,10 @@ from lcot_plugin.rewards.kinds.algebra import looks_like_expression, split_assig
 from lcot_plugin.rewards.kinds.base import Gold, Kind, NeedsSolver, Solver
 from lcot_plugin.rewards.kinds.dress import inline, undress
 from lcot_plugin.rewards.kinds.numerals import read_ordinal
-from lcot_plugin.rewards.kinds.quantities import UNITS, Quantity, Unit, read_quantity, same_quantity
+from lcot_plugin.rewards.kinds.quantities import Quantity, read_quantity, same_quantity
 from lcot_plugin.rewards.kinds.sequences import split_sequence
 from lcot_plugin.rewards.kinds.statements import NEGATION, NOT_A_NOUN, calculate, denies, stated_quantity
+from lcot_plugin.rewards.kinds.units import UNITS, Unit
 from lcot_plugin.types import MatchSettings
 
 MAX_NUMBER_CHARS = 1000

@@ -13,9 +13,7 @@ from itertools import pairwise
 
 from lcot_plugin.rewards.kinds.dress import inline, undress
 from lcot_plugin.rewards.kinds.numerals import read_numeral, scale_after
-from lcot_plugin.rewards.kinds.units import COUNTERS, UNITS, Unit, find_unit, parse_unit, plain_unit, read_unit
-
-__all__ = ["UNITS", "Quantity", "Unit", "read_quantity", "read_unit", "same_quantity"]
+from lcot_plugin.rewards.kinds.units import COUNTERS, UNITS, Unit, convert, find_unit, parse_unit, plain_unit, read_unit
 
 
 @dataclass(frozen=True)
@@ -285,16 +283,20 @@ def _part_value(written: str) -> Fraction:
     return Fraction(whole) + (Fraction(int(top), int(bottom)) if fraction and int(bottom) else 0)
 
 
+def allowed_error(gold: Fraction, relative_tolerance: float, absolute_tolerance: float) -> Fraction:
+    """How far an answer may be off: the larger of `relative_tolerance * |gold|` and `absolute_tolerance`."""
+    # Through str, so that 0.1 is a tenth and 5.1 is within it of 5.
+    return max(Fraction(str(relative_tolerance)) * abs(gold), Fraction(str(absolute_tolerance)))
+
+
 def same_quantity(
     gold: Quantity, answer: Quantity, *, relative_tolerance: float = 0.0, absolute_tolerance: float = 0.0
 ) -> bool:
     """Whether `answer` states `gold`: 50% is 50 and 0.5, 5 cm is 5 and 50 mm but neither 5 m nor 6 cm.
 
-    With a tolerance, answers count whose distance, in the gold answer's unit, is at most the larger of
-    `relative_tolerance * |gold|` and `absolute_tolerance`.
+    With a tolerance, answers count whose distance, in the gold answer's unit, is at most the `allowed_error`.
     """
-    # Through str, so that 0.1 is a tenth and 5.1 is within it of 5.
-    near = max(Fraction(str(relative_tolerance)) * abs(gold.value), Fraction(str(absolute_tolerance)))
+    near = allowed_error(gold.value, relative_tolerance, absolute_tolerance)
     if gold.margin != answer.margin and not (gold.margin is not None and near):
         return False
     if gold.percent or answer.percent:
@@ -309,14 +311,7 @@ def same_quantity(
         in_gold_scale = answer.value * 100 if gold.percent else answer.value / 100
         return abs(gold.value - in_gold_scale) <= near
     if gold.unit and answer.unit:
-        pairs = [
-            (one, other)
-            for one in gold.unit.readings
-            for other in answer.unit.readings
-            if one.dimension == other.dimension
-        ]
-        if not pairs and (_names_degrees(gold.unit, answer.unit) or _names_power(gold.unit, answer.unit)):
-            return _same_value(gold.value, gold, answer.value, answer, near)
+        pairs = comparable_readings(gold.unit, answer.unit)
         return any(_same_converted(one, other, gold, answer, near) for one, other in pairs)
     if gold.letter and gold.unit is None and answer.unit:
         return answer.unit == UNITS.get(gold.letter) and gold.value / _LETTERS[gold.letter] == answer.value
@@ -327,6 +322,17 @@ def same_quantity(
     if gold.unit is None and answer.unit == UNITS["rad"] and abs(gold.value) > 7:
         return False  # more than a turn: those are degrees
     return _same_value(gold.value, gold, answer.value, answer, near)
+
+
+def comparable_readings(gold: Unit, answer: Unit) -> list[tuple[Unit, Unit]]:
+    """(reading of `gold`, reading of `answer`) that measure the same; none where the two measure different things.
+
+    A name that leaves the unit open is read as the gold answer's: the degrees of 25 degrees for 25 °C.
+    """
+    pairs = [(one, other) for one in gold.readings for other in answer.readings if one.dimension == other.dimension]
+    if not pairs and (_names_degrees(gold, answer) or _names_power(gold, answer)):
+        return [(gold, gold)]
+    return pairs
 
 
 def _names_degrees(gold: Unit, answer: Unit) -> bool:
@@ -344,8 +350,7 @@ def _names_power(one: Unit, other: Unit) -> bool:
 def _same_converted(unit: Unit, other: Unit, gold: Quantity, answer: Quantity, near: Fraction) -> bool:
     if unit == other:
         return _same_value(gold.value, gold, answer.value, answer, near)
-    converted = (answer.value * other.factor + other.offset - unit.offset) / unit.factor
-    return abs(gold.value - converted) <= near
+    return abs(gold.value - convert(answer.value, other, unit)) <= near
 
 
 def _same_value(value: Fraction, gold: Quantity, other: Fraction, answer: Quantity, near: Fraction) -> bool:

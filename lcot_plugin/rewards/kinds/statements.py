@@ -13,8 +13,8 @@ from itertools import takewhile
 
 from lcot_plugin.rewards.kinds.dress import inline
 from lcot_plugin.rewards.kinds.numerals import NUMBER_WORDS, read_numeral
-from lcot_plugin.rewards.kinds.quantities import Quantity, Unit, counts, read_quantity
-from lcot_plugin.rewards.kinds.units import NOT_UNITS, UNITS, parse_unit, plain_unit, singular
+from lcot_plugin.rewards.kinds.quantities import Quantity, counts, read_quantity
+from lcot_plugin.rewards.kinds.units import NOT_UNITS, UNITS, Unit, parse_unit, plain_unit, singular
 
 MAX_STATEMENT_CHARS = 300
 

@@ -40,6 +40,11 @@ class Unit:
         return bases if self.factor == 1 else f"{self.factor} {bases}"
 
 
+def convert(value: Fraction, unit: Unit, into: Unit) -> Fraction:
+    """What `value` in `unit` is in `into`, of the same dimension: 212 °F are 100 °C."""
+    return (value * unit.factor + unit.offset - into.offset) / into.factor
+
+
 _MAX_UNIT_CHARS = 80
 _MAX_POWER = 9
 # Words behind a number that change it, so that they never are a unit of their own.

@@ -96,6 +96,13 @@ def test_numbers_within_the_tolerances() -> None:
     assert not matches('{"a": 1}', '{"a": true}', MatchSettings(relative_tolerance=0.5))
 
 
+@pytest.mark.parametrize("settings", [MatchSettings(absolute_tolerance=0.3), MatchSettings(relative_tolerance=0.06)])
+def test_a_tolerance_is_the_decimal_that_was_written(settings: MatchSettings) -> None:
+    """The floats 0.3 and 0.06 lie below what they are written as."""
+    assert matches('{"a": 5}', '{"a": 5.3}', settings)
+    assert not matches('{"a": 5}', '{"a": 5.31}', settings)
+
+
 @pytest.mark.parametrize(
     "text",
     [

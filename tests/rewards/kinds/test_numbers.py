@@ -15,8 +15,8 @@ from lcot_plugin.rewards.extraction import MAX_ANSWER_CHARS, Found, Place
 from lcot_plugin.rewards.kinds.base import NeedsSolver
 from lcot_plugin.rewards.kinds.numbers import KIND, read_roman
 from lcot_plugin.rewards.kinds.numerals import read_numeral, read_ordinal
-from lcot_plugin.rewards.kinds.quantities import UNITS, Quantity, read_quantity, same_quantity
-from lcot_plugin.rewards.kinds.units import parse_unit, read_unit
+from lcot_plugin.rewards.kinds.quantities import Quantity, read_quantity, same_quantity
+from lcot_plugin.rewards.kinds.units import UNITS, parse_unit, read_unit
 from lcot_plugin.types import MatchSettings, Outcome
 
 # Gold answer, then answers that state it, then answers that do not. None of these needs a solver.
