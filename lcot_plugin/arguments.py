@@ -34,8 +34,18 @@ class GrpoArguments:
         "Micro-steps served by one batch of completions; a multiple of gradient_accumulation_steps, which is also the "
         "default: one optimizer step per batch and iteration.",
     )
-    grpo_beta: float = _key(
-        0.0, "Weight of the KL divergence to the reference policy (k3 estimate). 0 needs no reference."
+    grpo_beta: float = _key(0.0, "Weight of the KL divergence to the reference policy. 0 needs no reference.")
+    grpo_kl_estimator: Literal["k1", "k2", "k3"] = _key(
+        "k3", "How the KL divergence is estimated per token (Schulman): `k1` log-ratio, `k2` half its square, `k3`."
+    )
+    grpo_kl_in: Literal["loss", "reward"] = _key(
+        "loss", "Whether the KL divergence is a term of the `loss`, or taken off the `reward` before advantages."
+    )
+    grpo_ref_sync_steps: int | None = _key(
+        None, "Optimizer steps after which the reference policy is moved to the policy; default: it stays as it began."
+    )
+    grpo_ref_mixup_alpha: float = _key(
+        1.0, "Share of the policy in the reference when it is moved: 1 replaces it, 0.6 keeps 0.4 of the old reference."
     )
     grpo_epsilon: float = _key(0.2, "Importance ratios below 1 - epsilon are clipped.")
     grpo_epsilon_high: float | None = _key(
@@ -44,22 +54,72 @@ class GrpoArguments:
     grpo_delta: float | None = _key(
         None, "Upper bound of the ratio where the advantage is negative (two-sided clipping); above 1 + epsilon_high."
     )
-    grpo_loss_type: Literal["grpo", "dr_grpo", "dapo"] = _key(
+    grpo_loss_type: str = _key(
         "dapo",
-        "Normalisation of the loss: `grpo` means over tokens, then sequences; `dr_grpo` divides by the constant "
-        "max_new_tokens; `dapo` means over all tokens of the optimizer step.",
+        "The objective: grpo, bnpo, dr_grpo, dapo, gspo, cispo, sapo, or a function of yours as "
+        "`path/to/file.py:function` (docs/grpo.md).",
     )
-    grpo_importance_sampling_level: Literal["token", "sequence"] = _key(
-        "token", "Importance ratio per `token`, or per `sequence` (GSPO)."
+    grpo_loss_aggregation: Literal["sequence", "micro_batch", "constant", "token"] | None = _key(
+        None,
+        "What the loss is averaged over, where it should not be the objective's own: `sequence` means over the tokens "
+        "of each completion, then over completions (grpo); `token` over all tokens of the optimizer step (dapo); "
+        "`micro_batch` over the tokens of each per_device_train_batch_size completions (bnpo); `constant` sums and "
+        "divides by max_new_tokens (dr_grpo).",
+    )
+    grpo_importance_sampling_level: Literal["token", "sequence"] | None = _key(
+        None, "Importance ratio per `token` or per `sequence`; default: the objective's own (gspo: sequence)."
+    )
+    grpo_sapo_temperature_pos: float = _key(1.0, "Temperature of sapo's gate where the advantage is positive.")
+    grpo_sapo_temperature_neg: float = _key(1.05, "Temperature of sapo's gate where the advantage is negative.")
+    grpo_llds_coef: float = _key(
+        0.0, "Weight of LLDS, which holds the likelihood of completions that were not bad (arXiv 2512.04220)."
+    )
+    grpo_entropy_coef: float = _key(0.0, "Weight of the entropy bonus (subtracted from the loss).")
+    grpo_sampler_correction: Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = (
+        _key(
+            "none",
+            "Importance weights for the gap between sampler and trainer, per `token` or `sequence`: `truncate` bounds "
+            "them by grpo_sampler_correction_cap (truncated importance sampling), `mask` leaves out what exceeds it.",
+        )
+    )
+    grpo_sampler_correction_cap: float = _key(2.0, "The largest such weight.")
+    grpo_advantage: str = _key(
+        "group",
+        "Advantage of a completion: `group` (GRPO: minus the group's mean, scaled as grpo_scale_rewards says), `rloo` "
+        "(minus the mean of the others), `reinforce_pp` (REINFORCE++: normalised over the batch), "
+        "`reinforce_pp_baseline` (minus the group's mean, normalised over the batch), or `path/to/file.py:function`.",
     )
     grpo_scale_rewards: Literal["group", "batch", "none"] = _key(
         "group", "Divide advantages by the standard deviation of their group, of the batch, or not (Dr. GRPO)."
+    )
+    grpo_multi_objective_aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = _key(
+        "sum_then_normalize",
+        "With several rewards: advantages of their weighted sum, or weighted sum of each reward's own advantages, "
+        "normalised over the batch (GDPO, arXiv 2601.05242).",
     )
     grpo_mask_truncated: bool = _key(
         False, "Leave completions that reached max_new_tokens out of the loss (their rewards still count in the group)."
     )
     grpo_top_entropy_quantile: float = _key(
         1.0, "Share of the tokens, those of highest entropy, that the policy term trains on (arXiv 2506.01939)."
+    )
+    grpo_dynamic_sampling: bool = _key(
+        False, "Replace groups whose rewards do not differ by those of other prompts (DAPO, arXiv 2503.14476)."
+    )
+    grpo_dynamic_sampling_rounds: int = _key(
+        3, "Further rollouts at most for that; groups still without variance then stay, and are counted."
+    )
+    grpo_replay_groups: int = _key(
+        0,
+        "Informative groups that are kept, over all processes, to stand in for groups whose rewards do not differ "
+        "(selective sample replay, arXiv 2504.08837); 0: no replay.",
+    )
+    grpo_min_pass_rate: float | None = _key(
+        None, "Leave out prompts with a lower pass rate; needs the columns that `lcot data difficulty` writes."
+    )
+    grpo_max_pass_rate: float | None = _key(None, "Leave out prompts with a higher pass rate.")
+    grpo_curriculum: Literal["none", "easy_first"] = _key(
+        "none", "Order of an epoch: shuffled, or by falling pass rate with some shuffling (`easy_first`)."
     )
     grpo_reward_funcs: str = _key(
         "accuracy",
@@ -73,14 +133,32 @@ class GrpoArguments:
     grpo_reward_errors: Literal["stop", "skip"] = _key(
         "stop",
         "Where a reward function raises or returns no number: `stop` ends the run and names the record, `skip` goes on "
-        "without its value there and counts it as reward_errors/NAME.",
+        "without its value there and logs the share of completions as reward_errors/NAME.",
     )
     grpo_reward_deadline: float = _key(5.0, "Seconds after which the verification of one answer is killed.")
     grpo_rollout_engine: Literal["transformers"] = _key(
         "transformers", "What writes the completions: `transformers` runs the training model in process."
     )
     grpo_rollout_batch_size: int | None = _key(
-        None, "Completions decoded at once per process; lower it when rollouts run out of memory. Default: all."
+        None,
+        "Completions decoded at once per process; the next begins where one has ended. Lower it when rollouts run out "
+        "of memory. Default: all.",
+    )
+    grpo_min_p: float = _key(
+        0.0, "Tokens less probable than this share of the most probable one are not drawn; beside top_p and top_k."
+    )
+    grpo_stop_strings: str | None = _key(
+        None, "Texts that end a completion, comma-separated or a YAML list, for example `</answer>`."
+    )
+    grpo_update_layout: Literal["auto", "packed", "rows"] = _key(
+        "auto",
+        "How the policy update computes completions: `packed` computes every prompt and its images once for its "
+        "completions and pads nothing; `rows` pads one row per completion. `auto`: packed where the model can.",
+    )
+    grpo_micro_batch_tokens: int | None = _key(
+        None,
+        "Tokens (prompts once per group, and completions) of one forward and backward pass; default: "
+        "per_device_train_batch_size x (cutoff_len + max_new_tokens). Lower it when the update runs out of memory.",
     )
     grpo_logits_chunk_size: int = _key(
         512, "Tokens whose logits exist at once in the policy update; lower it when the update runs out of memory."
@@ -108,26 +186,41 @@ class GrpoArguments:
                 "`grpo_reward_weights: 1.0,0.2`."
             ) from None
 
+    def stop_strings(self) -> tuple[str, ...]:
+        """The texts of grpo_stop_strings."""
+        return tuple(text for text in split_items(self.grpo_stop_strings or "") if text)
+
     def check_grpo(self, training: bool = True) -> None:
         """Raises ArgumentError for values that cannot work; `training` is False where the stage only evaluates."""
         for key, annotation in get_type_hints(GrpoArguments).items():
             # LLaMA-Factory checks choices on a command line, but not those of a YAML file.
-            if get_origin(annotation) is Literal and getattr(self, key) not in get_args(annotation):
-                raise ArgumentError(f"{key}: {getattr(self, key)!r} must be one of {', '.join(get_args(annotation))}.")
+            value = getattr(self, key)
+            choices = [a for a in (annotation, *get_args(annotation)) if get_origin(a) is Literal]
+            if choices and value is not None and value not in get_args(choices[0]):
+                raise ArgumentError(f"{key}: {value!r} must be one of {', '.join(get_args(choices[0]))}.")
         if training and self.grpo_num_generations < 2:
             raise ArgumentError(
                 f"grpo_num_generations: {self.grpo_num_generations} leaves every advantage at 0, since a completion is "
                 "compared with the others of its group: write 2 or more (8 is usual)."
             )
-        for key in ("grpo_num_iterations", "grpo_logits_chunk_size"):
+        for key in ("grpo_num_iterations", "grpo_logits_chunk_size", "grpo_dynamic_sampling_rounds"):
             if getattr(self, key) < 1:
                 raise ArgumentError(f"{key}: {getattr(self, key)} must be at least 1.")
-        for key in ("grpo_beta", "grpo_eval_generations"):
+        for key in (
+            *("grpo_beta", "grpo_eval_generations", "grpo_llds_coef", "grpo_entropy_coef"),
+            "grpo_replay_groups",
+        ):
             if getattr(self, key) < 0:
                 raise ArgumentError(f"{key}: {getattr(self, key)} must not be negative.")
-        for key in ("grpo_steps_per_generation", "grpo_rollout_batch_size"):
+        for key in (
+            *("grpo_steps_per_generation", "grpo_rollout_batch_size", "grpo_micro_batch_tokens"),
+            "grpo_ref_sync_steps",
+        ):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ArgumentError(f"{key}: {getattr(self, key)} must be at least 1, or left out.")
+        self._check_pass_rates()
+        if not 0.0 <= self.grpo_min_p < 1.0:
+            raise ArgumentError(f"grpo_min_p: {self.grpo_min_p} must lie in [0, 1); 0 leaves nothing out.")
         if self.grpo_reward_deadline <= 0:
             raise ArgumentError(f"grpo_reward_deadline: {self.grpo_reward_deadline} must be more than 0 seconds.")
         if not 0.0 < self.grpo_epsilon < 1.0:
@@ -152,6 +245,16 @@ class GrpoArguments:
             raise ArgumentError(
                 f"grpo_reward_weights has {len(weights)} weights for the {len(functions)} functions of "
                 f"grpo_reward_funcs ({', '.join(functions)}): write one weight per function."
+            )
+
+    def _check_pass_rates(self) -> None:
+        low, high = self.grpo_min_pass_rate, self.grpo_max_pass_rate
+        for key, rate in (("grpo_min_pass_rate", low), ("grpo_max_pass_rate", high)):
+            if rate is not None and not 0.0 <= rate <= 1.0:
+                raise ArgumentError(f"{key}: {rate} must lie between 0 and 1: it is a share of right completions.")
+        if low is not None and high is not None and low > high:
+            raise ArgumentError(
+                f"grpo_min_pass_rate: {low} exceeds grpo_max_pass_rate: {high}; no prompt lies between."
             )
 
 

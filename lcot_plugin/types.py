@@ -6,7 +6,8 @@
     PromptRecord    --integration.media--> EncodedPrompt      (images decoded and preprocessed, once per rollout)
     EncodedPrompt   --rollout--> RolloutGroup                 (G completions with the sampler's log-probabilities)
     RolloutGroup    --rewards--> one Score per completion     (the verdict and every reward, unweighted)
-    Score           --policy.advantage--> TrainingSequence    (what one row of the policy update needs)
+    Score           --policy.advantages--> TrainingSequence   (what the policy update needs of one completion)
+    TrainingSequence --packing.groups--> PackedBatch          (prompts once per group, completions as segments below)
 
     token ids, label mask --packing.plan--> PackPlan          (which examples every rank computes at every micro-step)
     PackPlan        --integration--> PackExample              (the examples of one pack, pictures decoded)
@@ -19,10 +20,10 @@ Legend: P prompts, G completions per prompt, T tokens of one completion, L token
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -242,6 +243,8 @@ class PromptRecord:
     """JSON of the MatchSettings that are not the default's."""
     opening: str = ""
     """What of the response the prompt ends with, where the family's template opens the thought: `<think>\\n`."""
+    pass_rate: float | None = None
+    """Share of a model's completions that were right when it was measured (`lcot data difficulty`); None where not."""
 
 
 @dataclass(frozen=True)
@@ -253,6 +256,8 @@ class EncodedPrompt:
     """The processor's tensors for this prompt's images (pixel_values, image_grid_thw...); empty without media."""
     usable: bool = True
     """False where a picture is broken and a grey one stands in for it: its completions must not be trained on."""
+    max_new_tokens: int | None = None
+    """Limit of its completions where it is less than the run's: what the model's context leaves after the prompt."""
 
 
 @dataclass
@@ -262,11 +267,14 @@ class Completion:
     token_ids: list[int]
     """[T] token ids, the end token included where there is one."""
     sampler_logps: list[float]
-    """[T] log-probability of each token in nats under the policy that wrote it, at the sampling temperature,
-    with placeholder tokens excluded, before top-p and top-k."""
+    """[T] log-probability of each token in nats under the distribution that it was drawn from: at the sampling
+    temperature, placeholder tokens excluded, after repetition penalty, top-k, top-p and min-p."""
     ending: Ending
     text: str
     """Decoded, without the end token."""
+    policy_logps: list[float] | None = None
+    """[T] the same under the policy itself, before penalty, top-k, top-p and min-p narrowed the draw; None where
+    nothing did, so that sampler_logps are these."""
 
 
 @dataclass
@@ -289,43 +297,13 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     """0 keeps the whole vocabulary."""
+    min_p: float = 0.0
+    """Tokens less probable than this share of the most probable token are not drawn."""
     repetition_penalty: float = 1.0
+    stop_strings: tuple[str, ...] = ()
+    """A completion whose text holds one of these has stopped; the text keeps it."""
     seed: int = 0
     """With the prompt's slot and the completion's index it decides every random number."""
-
-
-class RolloutEngine(Protocol):
-    """Writes completions with the current policy."""
-
-    def generate(
-        self,
-        model: Any,
-        prompts: Sequence[EncodedPrompt],
-        sampling: SamplingParams,
-        slots: Sequence[int],
-        progress: Callable[[int], None] = ...,
-    ) -> list[RolloutGroup]:
-        """One group per prompt, in order.
-
-        `model`: the training model without its parallel wrapper. `slots`: each prompt's place in the global batch,
-        the same however many processes share it. `progress` is called with the number of completions just ended.
-        """
-        ...
-
-
-class CompletionScorer(Protocol):
-    """Judges completions."""
-
-    trainer_state: Any
-    """The trainer's state, for reward functions that ask for it; None outside of training."""
-
-    def score(self, requests: list[ScoringRequest]) -> list[Score]:
-        """One score per request, in order."""
-        ...
-
-    def take_counts(self) -> dict[str, int]:
-        """What happened since the last call, by the name under which it is logged: errors left out, requests made."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -357,19 +335,23 @@ class Score:
 
 @dataclass
 class TrainingSequence:
-    """One completion as a row of the policy update."""
+    """One completion as the policy update sees it."""
 
     prompt: EncodedPrompt
     completion: Completion
-    advantage: float
-    """Group-relative advantage; 0.0 where the row is masked."""
-    trained: bool
-    """False where the row must not enter the loss (truncated and masked, or no reward)."""
-    old_logps: list[float] | None = None
-    """[T] log-probabilities under the policy at rollout time by the trainer's own forward pass; None where one
-    update is made per rollout and the current ones serve."""
-    ref_logps: list[float] | None = None
-    """[T] log-probabilities under the reference policy; None where grpo_beta is 0."""
+    group: int
+    """Its prompt's place in the rollout over all processes: sequences of one group share a prompt."""
+    advantage: float = 0.0
+    """Group-relative advantage; 0.0 where it is not trained."""
+    trained: bool = True
+    """False where it must not enter the loss (truncated and masked, broken picture, no reward): it is not computed."""
+    token_weight: float = 0.0
+    """What each of its tokens weighs in the loss of its optimizer step, normalisation included."""
+    old_logps: torch.Tensor | None = None
+    """[T] float32 log-probabilities under the policy at rollout time by the trainer's own forward pass (of a replayed
+    group: by the sampler); None where one update is made per rollout and the current ones serve."""
+    ref_logps: torch.Tensor | None = None
+    """[T] float32 log-probabilities under the reference policy; None where the objective has no KL term."""
 
 
 @dataclass(frozen=True)
@@ -453,6 +435,18 @@ class PackExample:
     media: dict[str, torch.Tensor] = field(default_factory=dict)
     """The processor's tensors of this example's images and videos; the first axis runs over images, tiles, patches or
     (LLaVA-OneVision's batch_num_images) examples. Empty without media."""
+
+
+@dataclass(frozen=True)
+class PackGroup:
+    """A prompt and some of its completions, as a pack takes them: the prompt is computed once for all."""
+
+    prompt_ids: list[int]
+    """[L] token ids, image placeholders expanded."""
+    completions: list[list[int]]
+    """Token ids of each completion, at least one, all trained on."""
+    media: dict[str, torch.Tensor] = field(default_factory=dict)
+    """The processor's tensors of the prompt's images and videos; empty without media."""
 
 
 @dataclass

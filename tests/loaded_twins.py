@@ -110,6 +110,7 @@ def aligned_problems() -> dict[str, list[Any]]:
         "_gold": ["3"] * num,
         "_answer_type": ["auto"] * num,
         "_match": [""] * num,
+        "_pass_rate": [None] * num,
         "_source": ["problems"] * num,
         "_file": ["problems.json"] * num,
         "_findings": [""] * num,
@@ -119,14 +120,14 @@ def aligned_problems() -> dict[str, list[Any]]:
 
 def as_sequences(groups: Sequence[RolloutGroup]) -> list[TrainingSequence]:
     """Every completion of the groups, in order, with advantages that differ."""
-    pairs = [(group.prompt, completion) for group in groups for completion in group.completions]
-    return [TrainingSequence(p, c, advantage=(i % 5) - 1.7, trained=True) for i, (p, c) in enumerate(pairs)]
+    rows = [(group.prompt, c, place) for place, group in enumerate(groups) for c in group.completions]
+    return [TrainingSequence(*row, advantage=(i % 5) - 1.7) for i, row in enumerate(rows)]
 
 
 def written(prompt: EncodedPrompt, token_ids: list[int]) -> TrainingSequence:
     """A sequence with a given completion."""
     completion = Completion(token_ids, [0.0] * len(token_ids), Ending.TRUNCATED, "")
-    return TrainingSequence(prompt, completion, advantage=1.0, trained=True)
+    return TrainingSequence(prompt, completion, group=0, advantage=1.0)
 
 
 def reference_log_probs(model: Any, sequence: TrainingSequence, banned: list[int], temperature: float) -> torch.Tensor:

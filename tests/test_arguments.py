@@ -34,12 +34,22 @@ def test_a_yaml_is_parsed_with_its_types():
     }
     (arguments,) = HfArgumentParser(GrpoArguments).parse_dict(yaml)
     assert {key: getattr(arguments, key) for key in yaml} == yaml
-    command_line = ["--grpo_delta", "4.0", "--grpo_rollout_batch_size", "16", "--grpo_reward_weights", "1.0,0.2"]
+    command_line = [
+        "--grpo_loss_aggregation",
+        "token",
+        "--grpo_delta",
+        "4.0",
+        "--grpo_rollout_batch_size",
+        "16",
+        "--grpo_reward_weights",
+        "1.0,0.2",
+    ]
     (arguments,) = HfArgumentParser(GrpoArguments).parse_args_into_dataclasses(command_line)
     assert (arguments.grpo_delta, arguments.grpo_rollout_batch_size) == (4.0, 16)
     assert arguments.reward_weights() == [1.0, 0.2]
+    assert arguments.grpo_loss_aggregation == "token"
     with pytest.raises(SystemExit):
-        HfArgumentParser(GrpoArguments).parse_args_into_dataclasses(["--grpo_loss_type", "ppo"])
+        HfArgumentParser(GrpoArguments).parse_args_into_dataclasses(["--grpo_loss_aggregation", "mean"])
 
 
 WRONG = [
@@ -47,6 +57,15 @@ WRONG = [
     ({"grpo_num_iterations": 0}, "grpo_num_iterations: 0", "at least 1"),
     ({"grpo_logits_chunk_size": 0}, "grpo_logits_chunk_size: 0", "at least 1"),
     ({"grpo_beta": -0.1}, "grpo_beta: -0.1", "not be negative"),
+    ({"grpo_loss_aggregation": "mean"}, "grpo_loss_aggregation: 'mean'", "must be one of sequence, micro_batch"),
+    ({"grpo_update_layout": "padded"}, "grpo_update_layout: 'padded'", "must be one of auto, packed, rows"),
+    ({"grpo_micro_batch_tokens": 0}, "grpo_micro_batch_tokens: 0", "at least 1, or left out"),
+    ({"grpo_ref_sync_steps": 0}, "grpo_ref_sync_steps: 0", "at least 1, or left out"),
+    ({"grpo_dynamic_sampling_rounds": 0}, "grpo_dynamic_sampling_rounds: 0", "at least 1"),
+    ({"grpo_replay_groups": -1}, "grpo_replay_groups: -1", "not be negative"),
+    ({"grpo_min_pass_rate": 20}, "grpo_min_pass_rate: 20", "between 0 and 1"),
+    ({"grpo_min_pass_rate": 0.9, "grpo_max_pass_rate": 0.1}, "grpo_min_pass_rate: 0.9", "no prompt lies between"),
+    ({"grpo_min_p": 1.5}, "grpo_min_p: 1.5", "must lie in"),
     ({"grpo_eval_generations": -1}, "grpo_eval_generations: -1", "not be negative"),
     ({"grpo_steps_per_generation": 0}, "grpo_steps_per_generation: 0", "at least 1, or left out"),
     ({"grpo_rollout_batch_size": 0}, "grpo_rollout_batch_size: 0", "at least 1, or left out"),

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "lcot_plugin"
-COMMON = {"types", "errors", "vlm", "head"}
+COMMON = {"types", "errors", "vlm", "head", "user_functions", "protocols"}
 ROOMS: dict[str, set[str]] = {
     "data": COMMON | {"rewards"},
     "render": COMMON,
     "packing": COMMON,
     "rewards": COMMON,
-    "rollout": COMMON,
+    "rollout": COMMON | {"packing"},
     "policy": COMMON | {"packing", "arguments"},
     "evaluate": COMMON,
     "report": COMMON,

@@ -11,14 +11,13 @@ from statistics import fmean
 from typing import Any
 
 from lcot_plugin.evaluate.pass_at_k import sampled_metrics
+from lcot_plugin.protocols import CompletionScorer, RolloutEngine
 from lcot_plugin.types import (
     Completion,
-    CompletionScorer,
     EncodedPrompt,
     Ending,
     Outcome,
     PromptRecord,
-    RolloutEngine,
     SamplingParams,
     Score,
     ScoringRequest,

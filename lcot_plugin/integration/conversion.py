@@ -23,6 +23,8 @@ from lcot_plugin.data.targets import TARGETS, THINK_WORDS, boxed
 from lcot_plugin.data.traces import READERS, read_trace
 from lcot_plugin.errors import DataError, RecordError
 from lcot_plugin.integration.cache import digest_of, file_stamp, functions_digest
+from lcot_plugin.integration.pass_rates import as_pass_rate, pass_rate_column
+from lcot_plugin.rewards.requests import verification_request
 from lcot_plugin.rewards.settings import settings_text
 from lcot_plugin.types import (
     Finding,
@@ -32,7 +34,6 @@ from lcot_plugin.types import (
     RawRecord,
     RecordFault,
     Sample,
-    ScoringRequest,
     Turn,
 )
 
@@ -81,6 +82,7 @@ def record_features() -> dict[str, Any]:
         "_gold": text,
         "_answer_type": text,
         "_match": text,
+        "_pass_rate": Value("float64"),
         "_source": text,
         "_file": text,
         "_record": Value("int64"),
@@ -101,6 +103,8 @@ class RecordConverter:
     thought_words: tuple[str, str]
     source: str
     file: str
+    pass_rate_column: str | None = None
+    """As dataset_info.json names it."""
 
     def __call__(self, records: list[dict[str, Any]], indices: list[int]) -> dict[str, list[Any]]:
         """One row per record, in order."""
@@ -109,6 +113,8 @@ class RecordConverter:
 
     def row(self, record: dict[str, Any], index: int) -> dict[str, Any]:
         """The aligned row of one record; without prompt where it cannot be used."""
+        record = plain(record)
+        column = pass_rate_column(record, self.pass_rate_column)
         raw, sample = None, None
         try:
             raw = self._read(record)
@@ -121,6 +127,7 @@ class RecordConverter:
             stamps = image_stamps(raw, self.media_dir)
         return {
             **(self._aligned(sample) if sample else EMPTY_ROW),
+            "_pass_rate": as_pass_rate(record.get(column)) if column else None,
             "_source": self.source,
             "_file": self.file,
             "_record": index,
@@ -128,7 +135,6 @@ class RecordConverter:
         }
 
     def _read(self, record: dict[str, Any]) -> RawRecord:
-        record = plain(record)
         if BROKEN_LINE in record:
             raise RecordError(RecordFault.MALFORMED, record[BROKEN_LINE])
         return get_format(self.format_name).read(record, self.columns)
@@ -206,8 +212,7 @@ def agrees(answer: str, gold: GoldAnswer) -> bool | None:
     """Whether a stated answer is the gold answer; None where the two cannot be compared."""
     from lcot_plugin.rewards.verifier import shared_verifier
 
-    request = ScoringRequest(boxed(answer), gold.text, answer_type=gold.answer_type, settings=gold.settings)
-    outcome = shared_verifier().verify_batch([request])[0].outcome
+    outcome = shared_verifier().verify_batch([verification_request(boxed(answer), gold)])[0].outcome
     return {Outcome.MATCHED: True, Outcome.MISMATCHED: False}.get(outcome)
 
 
@@ -274,6 +279,7 @@ def make_converter(dataset: Any, dataset_attr: Any, data_args: Any, stage: str) 
         thought_words=thought_words(data_args.template),
         source=source,
         file=dataset_attr.dataset_name,
+        pass_rate_column=dataset_attr.pass_rate,
     )
     return converter, note
 

@@ -1,6 +1,6 @@
-"""Seam: `llamafactory.data.parser`. Lets dataset_info.json name the columns of gold answers.
+"""Seam: `llamafactory.data.parser`. Lets dataset_info.json name the columns of gold answers and pass rates.
 
-    "columns": {"prompt": "problem", "images": "images", "gold": "answer"}
+    "columns": {"prompt": "problem", "images": "images", "gold": "answer", "pass_rate": "solved"}
 
 LLaMA-Factory reads a fixed list of column names; the others would be ignored without a word. Can go when
 `DatasetAttr.join` keeps columns that it does not know.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-GOLD_COLUMNS = ("gold", "answer_type", "options", "match")
+GOLD_COLUMNS = ("gold", "answer_type", "options", "match", "pass_rate")
 
 
 def apply(module: ModuleType) -> None:
@@ -31,8 +31,10 @@ def apply(module: ModuleType) -> None:
         """Column of a choice's options, a list of texts."""
         match: str | None = None
         """Column of how to compare, an object: aliases, relative_tolerance... (types.MatchSettings)."""
+        pass_rate: str | None = None
+        """Column of the share of a model's completions that were right; without it that of `lcot data difficulty`."""
         lcot_columns: dict[str, str] = field(default_factory=dict)
-        """`columns` as written, for the `lcot_...` formats, which have roles of their own."""
+        """`columns` for the `lcot_...` formats, which have roles of their own; any of them may have a pass rate."""
 
         def __repr__(self) -> str:  # a dataclass would print every field where LLaMA-Factory prints the name
             return self.dataset_name
@@ -41,7 +43,8 @@ def apply(module: ModuleType) -> None:
             super().join(attr)
             for name in GOLD_COLUMNS:
                 self.set_attr(name, attr.get("columns", {}))
-            self.lcot_columns = {role: name for role, name in attr.get("columns", {}).items() if name}
+            columns = attr.get("columns", {}).items()
+            self.lcot_columns = {role: name for role, name in columns if name and role != "pass_rate"}
 
     DatasetAttr.__module__ = original.__module__
     DatasetAttr.__qualname__ = "DatasetAttr"

@@ -213,7 +213,7 @@ def measure(
     """Samples what rollouts.jsonl does not hold yet; returns the data sets, what was measured of each, and what was not
     and why.
     """
-    model_args, data_args, training_args, finetuning_args, generating_args = run
+    model_args, data_args, training_args, finetuning_args, _ = run
     plan = check_arguments(run)
     with Scorer(["accuracy"], deadline_seconds=finetuning_args.grpo_reward_deadline) as scorer:
         module = load_tokenizer(model_args)
@@ -229,7 +229,7 @@ def measure(
                 "measured: download it and write its `file_name` in dataset_info.json."
             )
         model = load_model(tokenizer, model_args, finetuning_args, False)
-        parts = make_parts(model, template, module, plan, scorer, training_args, finetuning_args, generating_args)
+        parts = make_parts(run, model, template, module, plan, scorer)
         trainer = GrpoTrainer(
             model=model,
             args=training_args,
@@ -319,6 +319,10 @@ def sample_missing(
         tqdm(total=len(keys) * group, initial=num_done * group, desc="Sampling", unit="rollout") as bar,
         trainer.compute_loss_context_manager(),
     ):
+
+        def ended(num_completions: int, _: int) -> None:
+            bar.update(num_completions)
+
         for start in range(0, len(missing), batch_size):
             rows = missing[start : start + batch_size]
             encoded = []
@@ -331,7 +335,7 @@ def sample_missing(
                     bar.update(group)
             batch = [prompt for _, prompt in encoded]
             slots = [prompt.record.record for prompt in batch]
-            groups = parts.engine.generate(model, batch, parts.sampling, slots, bar.update) if batch else []
+            groups = parts.engine.generate(model, batch, parts.sampling, slots, ended) if batch else []
             requests = [scoring_request(group.prompt.record, c) for group in groups for c in group.completions]
             scores = iter(parts.scorer.score(requests))
             log.append(

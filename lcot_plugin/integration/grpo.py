@@ -17,9 +17,13 @@ from lcot_plugin.errors import ArgumentError
 from lcot_plugin.evaluate.evaluator import Evaluator
 from lcot_plugin.integration.grpo_trainer import GrpoTrainer
 from lcot_plugin.integration.media import PromptEncoder, batch_media
+from lcot_plugin.integration.pass_rates import filter_by_pass_rate
 from lcot_plugin.integration.refusals import RunArguments, check_settings
+from lcot_plugin.integration.update_layout import make_layouts
+from lcot_plugin.policy.objectives import check_objective
 from lcot_plugin.policy.trainer import GrpoParts
 from lcot_plugin.report.completions import COMPLETIONS_FILE, CompletionsLog, completion_line
+from lcot_plugin.report.health import HEALTH_PLOT, plot_health
 from lcot_plugin.rewards import Scorer
 from lcot_plugin.rewards.requests import scoring_request
 from lcot_plugin.rollout.transformers_engine import TransformersEngine
@@ -38,7 +42,8 @@ def run_grpo(
     callbacks: list[Any] | None = None,
 ) -> None:
     """Trains (`do_train`), evaluates (`do_eval`), and writes everything to `output_dir`."""
-    plan = check_arguments(RunArguments(model_args, data_args, training_args, finetuning_args, generating_args))
+    run = RunArguments(model_args, data_args, training_args, finetuning_args, generating_args)
+    plan = check_arguments(run)
     with Scorer(
         finetuning_args.reward_functions(),
         finetuning_args.reward_weights(),
@@ -51,14 +56,15 @@ def run_grpo(
         check_template(tokenizer, model_args, data_args)
         template = get_template_and_fix_tokenizer(tokenizer, data_args)
         dataset_module = get_dataset(template, model_args, data_args, training_args, stage="grpo", **tokenizer_module)
+        if training_args.do_train:
+            train_dataset = dataset_module["train_dataset"]
+            dataset_module["train_dataset"] = filter_by_pass_rate(train_dataset, finetuning_args, logger.info_rank0)
         model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
         ref_model = None
         if training_args.do_train and finetuning_args.grpo_beta:
             ref_model = create_ref_model(model_args, finetuning_args)
 
-        parts = make_parts(
-            model, template, tokenizer_module, plan, scorer, training_args, finetuning_args, generating_args
-        )
+        parts = make_parts(run, model, template, tokenizer_module, plan, scorer)
         trainer = GrpoTrainer(
             model=model,
             args=training_args,
@@ -85,6 +91,8 @@ def check_arguments(run: RunArguments) -> BatchPlan:
     """Everything that can be refused before a file is read. Raises ArgumentError."""
     training = run.training
     run.finetuning.check_grpo(training=training.do_train)
+    for warning in check_objective(run.finetuning):
+        logger.warning_rank0(warning)
     check_settings(run)
     if not training.do_train:
         group = run.finetuning.grpo_num_generations
@@ -105,49 +113,64 @@ def check_template(tokenizer: Any, model_args: Any, data_args: Any) -> None:
 
 
 def make_parts(
+    run: RunArguments,
     model: Any,
     template: Any,
     tokenizer_module: dict[str, Any],
     plan: BatchPlan,
     scorer: Scorer,
-    training_args: Any,
-    finetuning_args: Any,
-    generating_args: Any,
 ) -> GrpoParts:
     """What the training loop and the evaluation call."""
+    arguments, generating = run.finetuning, run.generating
     tokenizer, plugin = tokenizer_module["tokenizer"], template.mm_plugin
     vlm = VisionLanguageModel(model, tokenizer, (plugin.image_token, plugin.video_token, plugin.audio_token))
+    layout, rows = make_layouts(run, model, vlm, tokenizer.pad_token_id)
     engine = TransformersEngine(
         vlm,
         tokenizer,
         end_token_ids(template, tokenizer, model),
         batch_media,
-        finetuning_args.grpo_rollout_batch_size,
-        generating_args.skip_special_tokens,
+        arguments.grpo_rollout_batch_size,
+        generating.skip_special_tokens,
     )
-    log = CompletionsLog(Path(training_args.output_dir, COMPLETIONS_FILE))
     return GrpoParts(
-        arguments=finetuning_args,
+        arguments=arguments,
         plan=plan,
         sampling=SamplingParams(
-            num_generations=finetuning_args.grpo_num_generations,
-            max_new_tokens=generating_args.max_new_tokens,
-            temperature=generating_args.temperature,
-            top_p=generating_args.top_p,
-            top_k=generating_args.top_k,
-            repetition_penalty=generating_args.repetition_penalty,
+            num_generations=arguments.grpo_num_generations,
+            max_new_tokens=generating.max_new_tokens,
+            temperature=generating.temperature,
+            top_p=generating.top_p,
+            top_k=generating.top_k,
+            min_p=arguments.grpo_min_p,
+            repetition_penalty=generating.repetition_penalty,
+            stop_strings=arguments.stop_strings(),
         ),
         vlm=vlm,
         engine=engine,
         scorer=scorer,
         encode=PromptEncoder(
-            template, tokenizer_module["processor"], vlm, getattr(template, "bad_record_policy", "drop")
+            template,
+            tokenizer_module["processor"],
+            vlm,
+            getattr(template, "bad_record_policy", "drop"),
+            context_length(model),
         ),
-        batch_media=batch_media,
+        layout=layout,
+        rows=rows,
         scoring_request=scoring_request,
-        completions_log=log,
+        completions_log=CompletionsLog(Path(run.training.output_dir, COMPLETIONS_FILE)),
         completion_line=completion_line,
+        reward_weights=tuple(scorer.weights.values()),
+        several_sources=len(run.data.dataset or ()) > 1,
+        say=logger.info_rank0,
+        warn=logger.warning_rank0,
     )
+
+
+def context_length(model: Any) -> int | None:
+    """Tokens that the model has positions for, None where its configuration does not say."""
+    return getattr(unwrap_base_model(model).config.get_text_config(), "max_position_embeddings", None)
 
 
 def end_token_ids(template: Any, tokenizer: Any, model: Any) -> list[int]:
@@ -184,8 +207,17 @@ def train(trainer: GrpoTrainer, training_args: Any, finetuning_args: Any) -> Non
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
     trainer.save_state()
+    logger.info_rank0(trainer.health.summary())
+    if trainer.dynamic_sampling.num_places:
+        logger.info_rank0(trainer.dynamic_sampling.summary())
     if trainer.is_world_process_zero() and finetuning_args.plot_loss:
         plot_loss(training_args.output_dir, keys=curves(trainer))
+        plot_health(
+            trainer.state.log_history,
+            Path(training_args.output_dir, HEALTH_PLOT),
+            trainer.health.alarms,
+            trainer.parts.sampling.max_new_tokens,
+        )
 
 
 def curves(trainer: GrpoTrainer) -> list[str]:

@@ -6,6 +6,7 @@ Optimizers, schedulers, freezing, adapters, checkpoints and export are CustomSeq
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from transformers import TrainerCallback
 
 from lcot_plugin.evaluate.evaluator import Evaluator, ProblemResult, evaluation_metrics
 from lcot_plugin.integration.media import PromptEncoder
-from lcot_plugin.policy.trainer import GrpoParts, GrpoTrainerMixin, prompt_records
+from lcot_plugin.policy.prompts import prompt_records
+from lcot_plugin.policy.trainer import GrpoParts, GrpoTrainerMixin
 from lcot_plugin.report.completions import COMPLETIONS_FILE, CompletionsLog, completion_line, image_name
 from lcot_plugin.vlm import unwrap_base_model
 
@@ -64,12 +66,20 @@ class GrpoTrainer(GrpoTrainerMixin, CustomSeq2SeqTrainer):
         started = time.perf_counter()
         results = self._evaluate_share(eval_dataset)
         metrics = {f"{metric_key_prefix}_{key}": value for key, value in evaluation_metrics(results).items()}
+        metrics |= self._reward_counts(metric_key_prefix)
         metrics[f"{metric_key_prefix}_runtime"] = round(time.perf_counter() - started, 2)
         if self.is_world_process_zero():
             self._write_eval_completions(results, metric_key_prefix)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _reward_counts(self, prefix: str) -> dict[str, float]:
+        """What rewards went without in this evaluation, over all processes: errors left out, requests refused."""
+        total: Counter[str] = Counter()
+        for counts in gather_object([self.parts.scorer.take_counts()]):
+            total.update(counts)
+        return {f"{prefix}_{name}": float(number) for name, number in sorted(total.items())}
 
     def _evaluate_share(self, dataset: Any) -> list[ProblemResult]:
         """This process's share of the problems; returns the results of all, in the data set's order."""

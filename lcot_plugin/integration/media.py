@@ -32,11 +32,20 @@ class PromptEncoder:
     processor: Any
     vlm: VisionLanguageModel
     bad_record_policy: str = "drop"
+    context_length: int | None = None
+    """Tokens that the model has positions for; a completion ends where they end."""
 
     def __call__(self, record: PromptRecord) -> EncodedPrompt:
-        """Raises DataError naming the record whose media cannot be read, where `bad_record_policy` is `error`."""
+        """Raises DataError naming the record whose media cannot be read, where `bad_record_policy` is `error`, and the
+        one whose prompt leaves no room for a completion."""
+        room = None if self.context_length is None else self.context_length - len(record.input_ids)
+        if room is not None and room < 1:
+            raise DataError(
+                f"{record.source}, record {record.record}: its prompt has {len(record.input_ids):,} tokens and the "
+                f"model positions for {self.context_length:,}: lower cutoff_len, so that it is left out."
+            )
         if not (record.images or record.videos or record.audios):
-            return EncodedPrompt(record, {})
+            return EncodedPrompt(record, {}, max_new_tokens=room)
         try:
             pictures, faults = decode(record.images, self.bad_record_policy)
             if faults:
@@ -55,7 +64,7 @@ class PromptEncoder:
             )
         except MEDIA_ERRORS as error:
             raise DataError(f"{record.source}, record {record.record}: its media cannot be read: {error}") from error
-        return EncodedPrompt(record, media, usable=not faults)
+        return EncodedPrompt(record, media, usable=not faults, max_new_tokens=room)
 
     def white_image(self, tokenizer: Any) -> EncodedPrompt:
         """A small white image and the tokens that stand for it, nothing else; what LLaMA-Factory's SFT collator adds

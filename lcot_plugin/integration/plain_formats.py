@@ -1,6 +1,7 @@
 """Data sets in LLaMA-Factory's own formats (alpaca, sharegpt, openai) in, aligned columns with their record's name out.
 
-In stage grpo the gold answer and its type travel along too: LLaMA-Factory drops every column but its own.
+In stage grpo the gold answer, its type and the pass rate travel along too: LLaMA-Factory drops every column but its
+own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from lcot_plugin.errors import DataError, RewardError
 from lcot_plugin.integration.cache import digest_of, may_use_cache, media_paths
 from lcot_plugin.integration.conversion import aligned_features, as_media, record_features
 from lcot_plugin.integration.dataset_columns import GOLD_COLUMNS
+from lcot_plugin.integration.pass_rates import as_pass_rate, pass_rate_column
 from lcot_plugin.rewards import extract_answer
 from lcot_plugin.rewards.settings import match_settings, read_settings, settings_text
 
@@ -23,8 +25,8 @@ from lcot_plugin.rewards.settings import match_settings, read_settings, settings
 def align(original: Any, dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any, stage: str) -> Any:
     """LLaMA-Factory's aligned data set with the columns that name each record.
 
-    In SFT: `_source`, `_file`, `_record`, `_findings`. In GRPO also `_gold`, `_answer_type` and `_match`, and no
-    `_response`, so that sets with and without one can be joined.
+    In SFT: `_source`, `_file`, `_record`, `_findings`. In GRPO also `_gold`, `_answer_type`, `_match` and
+    `_pass_rate`, and no `_response`, so that sets with and without one can be joined.
     """
     dataset = undecoded(dataset)
     if stage == "grpo":
@@ -134,7 +136,10 @@ def _align_with_gold(original: Any, dataset: Any, dataset_attr: Any, data_args: 
         with_indices=True,
         remove_columns=dataset.column_names,
         fn_kwargs={
-            "columns": {name: getattr(dataset_attr, name) for name in GOLD_COLUMNS},
+            "columns": {
+                **{name: getattr(dataset_attr, name) for name in GOLD_COLUMNS},
+                "pass_rate": pass_rate_column(dataset.column_names, dataset_attr.pass_rate),
+            },
             "source": dataset_attr.lcot_name,
             "file": dataset_attr.dataset_name,
         },
@@ -183,6 +188,7 @@ def _extra_columns(
         "_gold": gold_text(values["gold"]),
         "_answer_type": str(values["answer_type"] or "auto"),
         "_match": settings_text(settings),
+        "_pass_rate": as_pass_rate(values["pass_rate"]),
         "_source": source,
         "_file": file,
         "_record": index,

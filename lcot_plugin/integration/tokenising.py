@@ -146,12 +146,13 @@ class RecordTokeniser:
             "source": example["_source"],
             "record": example["_record"],
             "opening": getattr(self.template, "opens_thought", ""),
+            "pass_rate": example["_pass_rate"],
         }
         return row, []
 
     def _empty_row(self) -> dict[str, Any]:
         if self.stage == "grpo":
-            return {"input_ids": [], "record": -1, **dict.fromkeys(PROMPT_TEXTS, "")}
+            return {"input_ids": [], "record": -1, "pass_rate": None, **dict.fromkeys(PROMPT_TEXTS, "")}
         return {"input_ids": [], "attention_mask": [], "labels": []}
 
     def _encode(self, example: dict[str, Any], response: list[dict[str, str]] | None) -> tuple[list[int], list[int]]:
@@ -332,7 +333,7 @@ def tokenised_features(stage: str, aligned: Any) -> Any:
     numbers = {name: ListOf(Value(dtype)) for name, dtype in NUMBERS.items()}
     columns: dict[str, Any] = {"input_ids": numbers.pop("input_ids")}
     if stage == "grpo":
-        columns |= dict.fromkeys(PROMPT_TEXTS, text) | {"record": Value("int64")}
+        columns |= dict.fromkeys(PROMPT_TEXTS, text) | {"record": Value("int64"), "pass_rate": Value("float64")}
     else:
         columns |= numbers
     columns |= {name: media(name) for name in ("images", "videos", "audios")}
@@ -366,7 +367,7 @@ def tokenise_stream(dataset: Any, tokeniser: RecordTokeniser) -> Any:
 
 
 def check_columns(dataset_module: dict[str, Any], stage: str, tokenized_path: str | None) -> None:
-    """Raises DataError for data sets that `tokenized_path` holds from another stage."""
+    """Raises DataError for data sets that `tokenized_path` holds from another stage or version."""
     if tokenized_path is None:
         return
     expected = {field.name for field in fields(PromptRecord)} if stage == "grpo" else {"input_ids", "labels"}
@@ -375,7 +376,8 @@ def check_columns(dataset_module: dict[str, Any], stage: str, tokenized_path: st
             columns = dataset.column_names or list(expected)  # a stream may not know its columns
             if missing := expected.difference(columns):
                 raise DataError(
-                    f"tokenized_path: {tokenized_path} was tokenised for another stage: stage {stage} needs the "
-                    f"columns {', '.join(sorted(missing))}, which it lacks (it has {', '.join(columns)}). Write "
-                    "another `tokenized_path`, one that does not exist yet is filled, or leave it out."
+                    f"tokenized_path: {tokenized_path} was tokenised for another stage, or by another version of "
+                    f"lcot-plugin: stage {stage} needs the columns {', '.join(sorted(missing))}, which it lacks (it "
+                    f"has {', '.join(columns)}). Write another `tokenized_path`, one that does not exist yet is "
+                    "filled, or leave it out."
                 )

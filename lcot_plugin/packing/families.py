@@ -38,37 +38,41 @@ def check_packable(model: Any) -> None:
 
     model: a transformers model, or a PEFT model around one.
     """
+    reason = why_not_packable(model)
+    if reason is not None:
+        raise ArgumentError(
+            f"length_aware_packing: {reason}. Set length_aware_packing: false; supported model types: "
+            f"{', '.join(sorted(PACKABLE_FAMILIES))}."
+        )
+
+
+def why_not_packable(model: Any) -> str | None:
+    """What of a model keeps several examples from being computed exactly in one row; None where nothing does."""
     config = unwrap_base_model(model).config
     family = config.model_type
     if family not in PACKABLE_FAMILIES:
-        raise _refusal(f"the model family {family!r} is not supported")
+        return f"the model family {family!r} is not supported"
     text_config = config.get_text_config()
     if text_config.model_type not in TEXT_MODELS:
-        raise _refusal(f"this {family!r} model's text model {text_config.model_type!r} is not supported")
+        return f"this {family!r} model's text model {text_config.model_type!r} is not supported"
     unknown = sorted(set(getattr(text_config, "layer_types", None) or ()) - LAYER_TYPES)
     if unknown:
-        raise _refusal(f"this {family!r} model has layers of type {', '.join(unknown)}")
+        return f"this {family!r} model has layers of type {', '.join(unknown)}"
     if getattr(text_config, "attn_logit_softcapping", None) is not None:
-        raise _refusal(f"this {family!r} model caps its attention logits (attn_logit_softcapping)")
+        return f"this {family!r} model caps its attention logits (attn_logit_softcapping)"
     if getattr(text_config, "use_bidirectional_attention", None):
-        raise _refusal(f"this {family!r} model attends in both directions (use_bidirectional_attention)")
-    for layer in text_model_of(model).layers:
-        _check_layer(layer, family)
+        return f"this {family!r} model attends in both directions (use_bidirectional_attention)"
+    layers = (_why_not_layer(layer, family) for layer in text_model_of(model).layers)
+    return next((reason for reason in layers if reason is not None), None)
 
 
-def _check_layer(layer: Any, family: str) -> None:
+def _why_not_layer(layer: Any, family: str) -> str | None:
     attention = getattr(layer, "self_attn", None)
     if attention is None:
-        raise _refusal(f"{family!r}: {type(layer).__name__} has no self-attention (`self_attn`)")
+        return f"{family!r}: {type(layer).__name__} has no self-attention (`self_attn`)"
     if hasattr(attention, "sinks"):
-        raise _refusal(f"{family!r}: {type(attention).__name__} has attention sinks")
+        return f"{family!r}: {type(attention).__name__} has attention sinks"
     # A patch (LongLoRA's shifted attention, Unsloth) replaces the class's forward by one that computes by itself.
     if "ALL_ATTENTION_FUNCTIONS" not in inspect.getsource(inspect.unwrap(type(attention).forward)):
-        raise _refusal(f"{family!r}: {type(attention).__name__} does not call transformers' AttentionInterface")
-
-
-def _refusal(reason: str) -> ArgumentError:
-    supported = ", ".join(sorted(PACKABLE_FAMILIES))
-    return ArgumentError(
-        f"length_aware_packing: {reason}. Set length_aware_packing: false; supported model types: {supported}."
-    )
+        return f"{family!r}: {type(attention).__name__} does not call transformers' AttentionInterface"
+    return None

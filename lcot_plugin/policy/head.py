@@ -1,7 +1,10 @@
-"""Log-probabilities without logits: the output layer runs in recomputed chunks over the completion tokens only.
+"""Log-probabilities without logits: the output layer sees the completion tokens only, a chunk at a time.
 
-In: a model (wrapped or not) and what to call it with. Out: one log-probability and one entropy per completion token.
-Memory is O(chunk x vocabulary) instead of O(tokens x vocabulary).
+In: a model (wrapped or not) and a PackedBatch, or padded rows. Out: one log-probability and one entropy per completion
+token, for the objectives. Memory is O(chunk x vocabulary) instead of O(tokens x vocabulary).
+
+Both kinds of input come down to hidden states [n, hidden] that predict one token each. A plain linear output layer is
+then computed by `_LinearLogProbs`, any other one (an adapter, quantised or sharded weights) by recomputation.
 """
 
 from __future__ import annotations
@@ -10,8 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from lcot_plugin.head import ToLogits, forward_with_head, recomputed_chunks
+from lcot_plugin.packing.loss import _add_product, _computed_in, is_plain_linear
+from lcot_plugin.types import PackedBatch
+from lcot_plugin.vlm import cast_media, unwrap_base_model
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,8 @@ class HeadTargets:
     rows: torch.Tensor
     """[n] int64, the batch row of each completion token."""
     columns: torch.Tensor
-    """[n] int64, the column *before* the token: its hidden state predicts it."""
+    """[n] int64, the column *before* the token: its hidden state predicts it. Several tokens may share one, as the
+    first tokens of a group's completions do."""
     token_ids: torch.Tensor
     """[n] int64."""
     banned: torch.Tensor
@@ -31,22 +39,42 @@ class HeadTargets:
     """Tokens whose logits exist at once."""
 
 
-def chunk_log_probs(
-    logits: torch.Tensor, token_ids: torch.Tensor, banned: torch.Tensor, temperature: float
+def packed_log_probs(
+    model: Any,
+    unwrapped: Any,
+    batch: PackedBatch,
+    *,
+    banned: torch.Tensor,
+    temperature: float,
+    chunk_size: int,
+    entropy_gradient: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """log p(token) and the entropy -sum p log p, both float32 nats, of the policy that sampled.
+    """One forward pass of a pack: log-probabilities and entropies of its targets, [n] float32 each, in nats.
 
-    logits: [chunk, vocabulary]; token_ids: [chunk] int64. The entropy carries no gradient.
+    They are those of the policy that sampled: logits / temperature without the `banned` ids ([num_banned] int64). The
+    entropies carry a gradient where `entropy_gradient` asks for it. A pack without targets takes part in the graph
+    too: DDP waits for every parameter. `model`, `unwrapped` and LcotError as in `token_log_probs`; the batch is on the
+    model's device. chunk_size: tokens whose logits exist at once.
     """
-    scaled = (logits.float() / temperature).index_fill(-1, banned, -torch.inf)
-    log_probs = scaled.log_softmax(-1)
-    with torch.no_grad():
-        entropies = -(log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0.0)).sum(-1)
-    return log_probs.gather(-1, token_ids[:, None])[:, 0], entropies
+    columns = batch.target_columns
+    targets = HeadTargets(torch.zeros_like(columns), columns, batch.target_ids, banned, temperature, chunk_size)
+    model_inputs = {
+        "input_ids": batch.input_ids,
+        "position_ids": batch.position_ids,
+        **cast_media(batch.media, unwrap_base_model(unwrapped)),
+        **batch.token_types,
+    }
+    log_probs, entropies = token_log_probs(model, unwrapped, targets, model_inputs, entropy_gradient=entropy_gradient)
+    return log_probs, entropies if entropy_gradient else entropies.detach()
 
 
 def token_log_probs(
-    model: Any, unwrapped: Any, targets: HeadTargets, model_inputs: dict[str, torch.Tensor]
+    model: Any,
+    unwrapped: Any,
+    targets: HeadTargets,
+    model_inputs: dict[str, torch.Tensor],
+    *,
+    entropy_gradient: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One forward pass through `model`: log-probabilities and entropies, [n] float32 each.
 
@@ -54,14 +82,158 @@ def token_log_probs(
     Raises LcotError for families that change the logits after the output layer (soft-capping, scaling) or do not call
     it: what came out would not be log-probabilities.
     """
+    base = unwrap_base_model(unwrapped)
 
     def compute(to_logits: ToLogits, hidden_states: torch.Tensor) -> torch.Tensor:
         def chunk(hidden: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-            log_probs = chunk_log_probs(to_logits(hidden), token_ids, targets.banned, targets.temperature)
-            return torch.stack(log_probs, dim=-1)
+            logits = to_logits(hidden)
+            return torch.stack(
+                chunk_log_probs(logits, token_ids, targets.banned, targets.temperature, entropy_gradient), dim=-1
+            )
 
-        selected = hidden_states[targets.rows, targets.columns]
-        return recomputed_chunks(chunk, targets.chunk_size, selected, targets.token_ids)[None]
+        # Indexed outside of the function below: autograd then sums the gradients of a column that several tokens share.
+        hidden = hidden_states[targets.rows, targets.columns]
+        output_layer = base.get_output_embeddings()
+        if is_plain_linear(output_layer, to_logits) and _computed_in(hidden) != torch.float16:
+            log_probs = _LinearLogProbs.apply(
+                hidden,
+                output_layer.weight,
+                targets.token_ids,
+                targets.banned,
+                targets.temperature,
+                targets.chunk_size,
+                entropy_gradient,
+            )
+            return torch.stack(log_probs, dim=-1)[None]
+        return recomputed_chunks(chunk, targets.chunk_size, hidden, targets.token_ids)[None]
 
     output = forward_with_head(model, unwrapped, compute, model_inputs, needed_by="stage: grpo")
     return output[0, :, 0], output[0, :, 1]
+
+
+def chunk_log_probs(
+    logits: torch.Tensor,
+    token_ids: torch.Tensor,
+    banned: torch.Tensor,
+    temperature: float,
+    entropy_gradient: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """log p(token) and the entropy -sum p log p, both float32 nats, of the policy that sampled.
+
+    logits: [chunk, vocabulary]; token_ids: [chunk] int64. The entropy carries a gradient only where asked for.
+    """
+    scaled = (logits.float() / temperature).index_fill(-1, banned, -torch.inf)
+    log_probs = scaled.log_softmax(-1)
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+        entropies = -(log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0.0)).sum(-1)
+    return log_probs.gather(-1, token_ids[:, None])[:, 0], entropies
+
+
+class _LinearLogProbs(torch.autograd.Function):
+    """log p(token) and entropies of softmax(hidden @ weight.T / temperature), whose backward pass recomputes logits.
+
+    Unlike the sum of an SFT loss, what each log-probability weighs is known only after all of them are: the ratios to
+    the old policy, the clipping. So the logits are computed twice, but the gradient by them is written down instead of
+    traced. With z = log p, H = -sum(p z), and the gradients g of log p(token) and h of H that come in:
+
+        d logits = (g * (onehot(token) - p) - h * p * (z + H)) / temperature
+
+    Kept between the passes: hidden states, and per token the log of the softmax's denominator and the entropy.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        token_ids: torch.Tensor,
+        banned: torch.Tensor,
+        temperature: float,
+        chunk_size: int,
+        entropy_gradient: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """hidden [n, hidden], weight [vocabulary, hidden], token_ids [n] int64, banned [num_banned] int64."""
+        ctx.dtype = _computed_in(hidden)
+        ctx.temperature, ctx.chunk_size, ctx.entropy_gradient = temperature, chunk_size, entropy_gradient
+        log_probs, normalisers, entropies = hidden.new_empty(
+            (3, len(hidden)), dtype=torch.promote_types(ctx.dtype, torch.float32)
+        )
+        matrix = weight.to(ctx.dtype)
+        for start in range(0, len(hidden), chunk_size):
+            chunk = slice(start, start + chunk_size)
+            logits = _scaled_logits(hidden[chunk].to(ctx.dtype), matrix, banned, temperature)
+            log_probs[chunk], normalisers[chunk], entropies[chunk] = _statistics(logits, token_ids[chunk], banned)
+            del logits  # before the next chunk's exist
+        ctx.save_for_backward(hidden, weight, token_ids, banned, normalisers, entropies if entropy_gradient else None)
+        if not entropy_gradient:
+            ctx.mark_non_differentiable(entropies)
+        return log_probs, entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, log_prob_gradient: torch.Tensor, entropy_gradient: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
+        hidden, weight, token_ids, banned, normalisers, entropies = ctx.saved_tensors
+        by_log_prob, by_entropy = log_prob_gradient / ctx.temperature, entropy_gradient / ctx.temperature
+        hidden_gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        # A sum of many chunks in bfloat16 would lose what each one adds, so it is held in float32.
+        weight_gradient = (
+            torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+            if ctx.needs_input_grad[1]
+            else None
+        )
+        matrix = weight.to(ctx.dtype)
+        for start in range(0, len(hidden), ctx.chunk_size):
+            chunk = slice(start, start + ctx.chunk_size)
+            inputs, g, ids = hidden[chunk].to(ctx.dtype), by_log_prob[chunk, None], token_ids[chunk, None]
+            logits = _scaled_logits(inputs, matrix, banned, ctx.temperature).sub_(normalisers[chunk, None])
+            if ctx.entropy_gradient:
+                probabilities = logits.exp()
+                factor = logits.index_fill_(-1, banned, 0.0).add_(entropies[chunk, None])
+                factor.mul_(by_entropy[chunk, None]).add_(g)
+                logits_gradient = probabilities.mul_(factor).neg_()
+                del factor, probabilities
+            else:
+                logits_gradient = logits.exp_().mul_(-g)
+            del logits
+            logits_gradient = logits_gradient.scatter_add_(-1, ids, g).index_fill_(-1, banned, 0.0).to(ctx.dtype)
+            with torch.autocast(hidden.device.type, enabled=False):
+                if hidden_gradient is not None:
+                    hidden_gradient[chunk] = logits_gradient @ matrix
+                if weight_gradient is not None:
+                    _add_product(weight_gradient, logits_gradient.T, inputs)
+            del logits_gradient
+        weight_gradient = None if weight_gradient is None else weight_gradient.to(weight.dtype)
+        return hidden_gradient, weight_gradient, None, None, None, None, None
+
+
+def _scaled_logits(
+    inputs: torch.Tensor, matrix: torch.Tensor, banned: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """[chunk, vocabulary] logits / temperature, banned ids -inf; at least float32, to be overwritten.
+
+    The product is that of the linear layer, in the dtype of `inputs` [chunk, hidden] and `matrix`, so that the backward
+    pass finds the values of the forward pass.
+    """
+    with torch.autocast(inputs.device.type, enabled=False):
+        logits = inputs @ matrix.T
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits.div_(temperature).index_fill_(-1, banned, -torch.inf)
+
+
+def _statistics(
+    logits: torch.Tensor, token_ids: torch.Tensor, banned: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """log p(token), the log of the softmax's denominator and the entropy, [chunk] each; overwrites the logits.
+
+    With x = logits - max and s = sum(exp x): log p = x - log s, and the entropy is log s - sum(exp(x) x) / s.
+    """
+    largest = logits.amax(-1, keepdim=True)
+    token_logits = logits.sub_(largest).gather(-1, token_ids[:, None])[:, 0]
+    shares = logits.exp()
+    total = shares.sum(-1)
+    log_total = total.log()
+    # exp(-inf) * -inf is NaN where p log p is 0.
+    weighted = shares.mul_(logits.index_fill_(-1, banned, 0.0)).sum(-1)
+    return token_logits - log_total, largest[:, 0] + log_total, log_total - weighted / total

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-MAXIMUM_SUFFIX = "/max"
-"""A name with this ending is reduced by its largest value."""
+MAXIMUM_SUFFIX, MINIMUM_SUFFIX = "/max", "/min"
+"""A name with one of these endings is reduced by its largest or smallest value."""
 
 
 class MetricSums:
@@ -36,14 +36,18 @@ class MetricSums:
         old_total, old_count = self._sums[name]
         if name.endswith(MAXIMUM_SUFFIX):
             self._sums[name] = (_larger(old_total, total), old_count)
+        elif name.endswith(MINIMUM_SUFFIX):
+            self._sums[name] = (_smaller(old_total, total), old_count)
         else:
             self._sums[name] = (old_total + total, old_count + float(count))
 
     def add_statistics(self, statistics: Mapping[str, torch.Tensor | int]) -> None:
-        """What `policy_loss` returns: `x_sum` with `x_count` is logged as `x`, `x_max` as `x/max`."""
+        """What `policy_loss` returns: `x_sum` with `x_count` is logged as `x`, `x_max` as `x/max`, `x_min` likewise."""
         for name, value in statistics.items():
             if name.endswith("_max"):
                 self.add(name.removesuffix("_max") + MAXIMUM_SUFFIX, value)
+            elif name.endswith("_min"):
+                self.add(name.removesuffix("_min") + MINIMUM_SUFFIX, value)
             elif name.endswith("_sum"):
                 quantity = name.removesuffix("_sum")
                 self.add(quantity, value, int(statistics[f"{quantity}_count"]))
@@ -64,3 +68,9 @@ def _larger(left: float | torch.Tensor, right: float | torch.Tensor) -> float | 
     if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
         return torch.maximum(left, right)
     return max(float(left), float(right))
+
+
+def _smaller(left: float | torch.Tensor, right: float | torch.Tensor) -> float | torch.Tensor:
+    if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
+        return torch.minimum(left, right)
+    return min(float(left), float(right))

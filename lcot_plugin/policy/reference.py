@@ -1,4 +1,4 @@
-"""The reference policy of the KL term: what the policy was before this stage began.
+"""The reference policy of the KL term: what the policy was before this stage began, or when it was last moved.
 
 Two ways: a separate frozen model (full and freeze tuning, LLaMA-Factory's `ref_model`), or, for adapters, a copy of
 the trainable tensors as they were at the start, which needs no second model. Switching the adapter off would do for a
@@ -19,19 +19,19 @@ class InitialWeights:
     """Copies of the trainable tensors as they are now, put back for the length of a `with` block."""
 
     def __init__(self, model: torch.nn.Module):
-        self._copies = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad]
+        self.copies = {name: (p, p.detach().clone()) for name, p in model.named_parameters() if p.requires_grad}
 
     @contextmanager
     def restored(self) -> Iterator[None]:
         """Swaps storage, so no tensor is copied unless the engine has moved or cast the parameter since; only under
         torch.no_grad."""
-        current = [parameter.data for parameter, _ in self._copies]
-        for parameter, initial in self._copies:
+        current = [parameter.data for parameter, _ in self.copies.values()]
+        for parameter, initial in self.copies.values():
             parameter.data = initial.to(parameter.device, parameter.dtype)
         try:
             yield
         finally:
-            for (parameter, _), data in zip(self._copies, current, strict=True):
+            for (parameter, _), data in zip(self.copies.values(), current, strict=True):
                 parameter.data = data
 
 
@@ -41,8 +41,10 @@ class ReferencePolicy:
     def __init__(self, policy: Any, separate_model: Any | None):
         """`policy`: the training model without its parallel wrapper. `separate_model`: a prepared frozen model, or
         None for adapters."""
-        self._separate_model = separate_model
+        self.policy, self._separate_model = policy, separate_model
         self._initial = InitialWeights(policy) if separate_model is None else None
+        self.moved = False
+        """Whether it is no longer what the stage began with, so that a checkpoint must hold it."""
 
     @contextmanager
     def active(self) -> Iterator[Any | None]:
@@ -52,3 +54,28 @@ class ReferencePolicy:
         else:
             with self._initial.restored():
                 yield None
+
+    @torch.no_grad()
+    def move(self, alpha: float) -> None:
+        """reference := (1 - alpha) * reference + alpha * policy (TR-DPO's soft update, arXiv 2404.09656)."""
+        policy = dict(self.policy.named_parameters())
+        for name, tensor in self._tensors().items():
+            tensor.lerp_(policy[name].to(tensor.device, tensor.dtype), alpha)
+        self.moved = True
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Its tensors by parameter name, to be saved at once: all of them, or the trainable ones for adapters."""
+        return {name: tensor.detach().cpu() for name, tensor in self._tensors().items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        for name, tensor in self._tensors().items():
+            tensor.copy_(state[name])
+        self.moved = True
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        if self._initial is not None:
+            return {name: initial for name, (_, initial) in self._initial.copies.items()}
+        assert self._separate_model is not None
+        model = getattr(self._separate_model, "module", self._separate_model)
+        return dict(model.named_parameters())

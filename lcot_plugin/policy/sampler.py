@@ -6,10 +6,15 @@ rollout. The repeats keep LLaMA-Factory's step counts, progress and resume right
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from statistics import median
 
 import torch
 from torch.utils.data import Sampler
+
+CURRICULUM_NOISE = 0.1
+"""How far a pass rate may be moved up or down in an easy-first order: about as far as one measured with 16
+completions is off by chance."""
 
 
 class PromptBlockSampler(Sampler[int]):
@@ -21,10 +26,32 @@ class PromptBlockSampler(Sampler[int]):
 
     The last block is filled from the start of the permutation, so that no prompt is ever left out; a block larger than
     all prompts together goes round the permutation as often as it takes.
+
+    With pass rates the order of each epoch is easy first instead: by falling pass rate, each moved by a random number
+    between -CURRICULUM_NOISE and CURRICULUM_NOISE, so that neighbours change places from epoch to epoch. Without
+    shuffling nothing is moved.
+
+        pass rate            0.25   0.9   0.3   none   0.0     a rate not known counts as the median of the others
+        counts as            0.25   0.9   0.3   0.275  0.0
+        moved to, perhaps    0.31   0.84  0.22  0.26   0.05
+        order                1 0 3 2 4
     """
 
-    def __init__(self, num_prompts: int, block_size: int, repeats: int, seed: int, shuffle: bool = True):
-        """block_size: prompts of one rollout over all processes; repeats: micro-steps that a rollout serves."""
+    def __init__(
+        self,
+        num_prompts: int,
+        block_size: int,
+        repeats: int,
+        seed: int,
+        shuffle: bool = True,
+        pass_rates: Sequence[float | None] | None = None,
+    ):
+        """block_size: prompts of one rollout over all processes; repeats: micro-steps that a rollout serves.
+        pass_rates: [num_prompts], from 0 to 1, None where not known, at least one of them known."""
+        self.rates: list[float] | None = None
+        if pass_rates is not None:
+            middle = median(rate for rate in pass_rates if rate is not None)
+            self.rates = [middle if rate is None else rate for rate in pass_rates]
         self.num_prompts, self.block_size, self.repeats = num_prompts, block_size, repeats
         self.seed, self.shuffle, self.epoch = seed, shuffle, 0
 
@@ -46,11 +73,21 @@ class PromptBlockSampler(Sampler[int]):
         return self.num_blocks * self.block_size * self.repeats
 
     def __iter__(self) -> Iterator[int]:
-        order = list(range(self.num_prompts))
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(self.num_prompts, generator=generator).tolist()
+        order = self._order()
         for block in range(self.num_blocks):
             positions = range(block * self.block_size, (block + 1) * self.block_size)
             for _ in range(self.repeats):
                 yield from (order[position % self.num_prompts] for position in positions)
+
+    def _order(self) -> list[int]:
+        """The prompts of this epoch, each once."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        if self.rates is None:
+            if not self.shuffle:
+                return list(range(self.num_prompts))
+            return torch.randperm(self.num_prompts, generator=generator).tolist()
+        rates = torch.tensor(self.rates, dtype=torch.float64)
+        if self.shuffle:
+            noise = torch.rand(self.num_prompts, generator=generator, dtype=torch.float64)
+            rates += CURRICULUM_NOISE * (2.0 * noise - 1.0)
+        return torch.argsort(rates, descending=True, stable=True).tolist()

@@ -1,58 +1,49 @@
-"""The GRPO training loop, as a mixin over a transformers Trainer: rollout, scores, advantages, clipped policy loss.
+"""The GRPO training loop, as a mixin over a transformers Trainer: rollout, scores, advantages, policy update.
 
-In: prompt records from the data loader; an engine that writes, a scorer that judges, a reference policy. Out: an
-updated policy, metrics in the trainer's logs, completions as JSON lines.
+In: prompt records from the data loader; what writes, judges and lays out (`GrpoParts`). Out: an updated policy, metrics
+and alarms in the trainer's logs, completions as JSON lines.
 
-Each micro-step of the Trainer is one micro-batch of completions. The first micro-step of a rollout block makes the
-Experience that the others are served from, so accumulation, clipping, checkpoints, callbacks and every parallel
-backend remain the Trainer's own.
+The first micro-step of a rollout block makes the Experience that the others are served from; each micro-step computes
+its share of the optimizer step's passes. So accumulation, clipping, checkpoints, callbacks and every parallel backend
+remain the Trainer's own.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from lcot_plugin.arguments import BatchPlan, GrpoArguments
-from lcot_plugin.policy.advantage import group_advantages, share_without_variance
-from lcot_plugin.policy.experience import (
-    Experience,
-    lengths_and_trained,
-    reward_matrix,
-    split_micro_batches,
-    training_sequences,
-)
-from lcot_plugin.policy.head import token_log_probs
-from lcot_plugin.policy.losses import PolicyLossConfig, entropy_threshold, loss_normalizer, policy_loss
+from lcot_plugin.policy.dynamic_sampling import DynamicSamplingCounts
+from lcot_plugin.policy.experience import Experience, MicroBatch, ScoredGroup, policy_terms
+from lcot_plugin.policy.experience_maker import ExperienceMaker
+from lcot_plugin.policy.health import HealthMonitor
+from lcot_plugin.policy.layouts import PackedLayout, RowsLayout, UpdateLayout, check_layout
 from lcot_plugin.policy.metrics import MetricSums
+from lcot_plugin.policy.objectives import PolicyTerms, entropy_threshold, make_objective, policy_loss
+from lcot_plugin.policy.prompts import NumberedPrompts, numbered_records, prompt_records
 from lcot_plugin.policy.reference import ReferencePolicy
-from lcot_plugin.policy.rows import build_rows
+from lcot_plugin.policy.replay import ReplayBuffer, StoredGroup
+from lcot_plugin.policy.rollouts import RolloutMaker
 from lcot_plugin.policy.sampler import PromptBlockSampler
+from lcot_plugin.protocols import CompletionScorer, RolloutEngine
 from lcot_plugin.types import (
-    Completion,
-    CompletionScorer,
     EncodedPrompt,
-    Ending,
-    Outcome,
     PromptRecord,
-    RolloutEngine,
-    RolloutGroup,
     SamplingParams,
-    Score,
     ScoringRequest,
-    TrainingSequence,
 )
-from lcot_plugin.vlm import VisionLanguageModel, unwrap_base_model
+from lcot_plugin.vlm import VisionLanguageModel
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Trainer
@@ -60,6 +51,9 @@ else:
     _Trainer = object  # the real one comes behind this mixin in the bases
 
 EXPERIENCE_FILE = "experience_rank{rank}.pt"
+STATE_FILE = "grpo_state.pt"
+"""In every checkpoint: the replay buffer, a reference that was moved, what the alarms go by."""
+SEED_STRIDE = 1_000_003
 
 
 @dataclass
@@ -73,15 +67,23 @@ class GrpoParts:
     engine: RolloutEngine
     scorer: CompletionScorer
     encode: Callable[[PromptRecord], EncodedPrompt]
-    batch_media: Callable[[Sequence[EncodedPrompt]], dict[str, torch.Tensor]]
+    layout: UpdateLayout
+    rows: RowsLayout
+    """What a packed layout is checked against; `layout` itself where groups are not packed."""
     scoring_request: Callable[[PromptRecord, Any], ScoringRequest]
     completions_log: Any
     """Has `write(lines)` and `drop_from_step(step)`."""
     completion_line: Callable[..., dict[str, Any]]
+    reward_weights: Sequence[float] = (1.0,)
+    several_sources: bool = False
+    """Whether prompts come from several data sets."""
+    say: Callable[[str], None] = print
+    """Logs a line, on the first process."""
+    warn: Callable[[str], None] = print
 
 
-class _SetSamplerEpoch(TrainerCallback):
-    """The sampler learns its epoch from the trainer's steps alone."""
+class _FollowSteps(TrainerCallback):
+    """The sampler learns its epoch from the trainer's steps alone; the reference moves between steps."""
 
     def __init__(self, trainer: GrpoTrainerMixin):
         self.trainer = trainer
@@ -91,66 +93,74 @@ class _SetSamplerEpoch(TrainerCallback):
         micro_steps = sampler.num_blocks * plan.micro_steps_per_rollout
         sampler.begin_epoch(state.global_step * args.gradient_accumulation_steps // micro_steps)
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        arguments, reference = self.trainer.parts.arguments, self.trainer.reference
+        every = arguments.grpo_ref_sync_steps
+        if reference is not None and every and state.global_step % every == 0:
+            reference.move(arguments.grpo_ref_mixup_alpha)
+
 
 class GrpoTrainerMixin(_Trainer):
     """Stands before a Trainer class in the bases; `setup_grpo` is called once after `__init__`."""
 
     image_filler: EncodedPrompt | None = None
-    """A prompt with an image that goes, as a row of its own that nothing is computed from, with every micro-batch that
-    has none. Set where several processes train a vision tower: one that did not use it would leave the others waiting
-    for its gradients."""
+    """A prompt with an image that goes, as a group of its own that nothing is computed from, with every micro-batch
+    that has none. Set where several processes train a vision tower: one that did not use it would leave the others
+    waiting for its gradients."""
 
     def setup_grpo(self, parts: GrpoParts) -> None:
         """The policy as it is now is the reference of the KL term."""
         self.parts = parts
         arguments = parts.arguments
-        # This loss brings its own normaliser. With either of these the Trainer would not divide by the accumulation
+        # This loss brings its own weights. With either of these the Trainer would not divide by the accumulation
         # steps: a parent class sets the second for losses of its own.
         self.model_accepts_loss_kwargs = False
         self.compute_loss_func = None
-        self.loss_config = PolicyLossConfig(
-            loss_type=arguments.grpo_loss_type,
-            importance_sampling_level=arguments.grpo_importance_sampling_level,
-            epsilon=arguments.grpo_epsilon,
-            epsilon_high=arguments.grpo_epsilon_high,
-            delta=arguments.grpo_delta,
-            beta=arguments.grpo_beta,
-            top_entropy_quantile=arguments.grpo_top_entropy_quantile,
-            max_completion_length=parts.sampling.max_new_tokens,
-        )
+        self.objective = make_objective(arguments, parts.sampling.max_new_tokens)
         self.reference = None
         if arguments.grpo_beta and self.args.do_train:
             self.reference = ReferencePolicy(self.accelerator.unwrap_model(self.model), self.ref_model)
         self.metric_sums = MetricSums()
+        self.health = HealthMonitor()
+        self.dynamic_sampling = DynamicSamplingCounts()
+        """Of the whole run."""
+        replayed = arguments.grpo_replay_groups
+        self.replay: ReplayBuffer[StoredGroup] | None = ReplayBuffer(replayed) if replayed else None
         self._experience: Experience | None = None
         self._micro_step: int | None = None
         self._resumed_from: str | None = None
-        self.add_callback(_SetSamplerEpoch(self))
+        self._layout_checked = False
+        self.add_callback(_FollowSteps(self))
 
     # Data
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches of PromptRecords: one process's prompts of one rollout, repeated for its micro-steps."""
-        plan = self.parts.plan
+        """Batches of (index, PromptRecord): one process's prompts of one rollout, repeated for its micro-steps."""
         self.prompt_sampler = self._make_sampler()
         loader = DataLoader(
-            self.train_dataset,
-            batch_size=plan.prompts_per_rank,
+            NumberedPrompts(self.train_dataset),
+            batch_size=self.parts.plan.prompts_per_rank,
             sampler=self.prompt_sampler,
-            collate_fn=prompt_records,
+            collate_fn=numbered_records,
             num_workers=self.args.dataloader_num_workers,
         )
         return self.accelerator.prepare(loader)
 
     def _make_sampler(self) -> PromptBlockSampler:
-        plan = self.parts.plan
+        plan, arguments = self.parts.plan, self.parts.arguments
+        easy_first = arguments.grpo_curriculum == "easy_first"
         return PromptBlockSampler(
             num_prompts=len(self.train_dataset),
             block_size=plan.prompts_per_rollout,
             repeats=plan.micro_steps_per_rollout,
-            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            seed=self._data_seed,
             shuffle=not self.finetuning_args.disable_shuffling,
+            pass_rates=self.train_dataset["pass_rate"] if easy_first else None,
         )
+
+    @property
+    def _data_seed(self) -> int:
+        return self.args.data_seed if self.args.data_seed is not None else self.args.seed
 
     def prompts_filled(self) -> int:
         """Places of an epoch's last batch that are filled with prompts taken already."""
@@ -166,25 +176,26 @@ class GrpoTrainerMixin(_Trainer):
             resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
         self._resumed_from = resume_from_checkpoint if isinstance(resume_from_checkpoint, str) else None
         self._micro_step = self._experience = None
+        self._layout_checked = False
+        if self._resumed_from is not None:
+            self._load_state(self._resumed_from)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
-    def _prepare_inputs(self, inputs: list[PromptRecord]) -> dict[str, Any]:
-        """The micro-batch of completions of this micro-step; rolls out where a new block begins."""
-        plan = self.parts.plan
+    # Rollout
+
+    def _begin_micro_step(self, prompts: list[tuple[int, PromptRecord]]) -> tuple[list[MicroBatch], bool]:
+        """The passes of this micro-step, and whether they belong to the first update of a rollout; rolls out where a
+        new block begins."""
+        plan, accumulation = self.parts.plan, self.args.gradient_accumulation_steps
         if self._micro_step is None:
             self._micro_step = self._first_micro_step(self.state.global_step)
         phase = self._micro_step % plan.micro_steps_per_rollout
         if phase == 0:
-            self._experience = self._make_experience(inputs)
+            self._experience = self._make_experience(prompts)
         elif self._experience is None:
             self._experience = self._load_experience()
-        index = phase % plan.steps_per_generation
         self._micro_step += 1
-        return {
-            "sequences": self._experience.micro_batches[index],
-            "normalizer": self._experience.normalizers[index // self.args.gradient_accumulation_steps],
-            "on_policy": phase < self.args.gradient_accumulation_steps,
-        }
+        return self._experience.passes(phase % plan.steps_per_generation, accumulation), phase < accumulation
 
     def _first_micro_step(self, global_step: int) -> int:
         """0 in a fresh run. A resumed one goes on at its checkpoint, and will write the later completions again."""
@@ -192,97 +203,88 @@ class GrpoTrainerMixin(_Trainer):
             self.parts.completions_log.drop_from_step(global_step)
         return global_step * self.args.gradient_accumulation_steps
 
-    # Rollout
-
-    def _make_experience(self, records: list[PromptRecord]) -> Experience:
-        parts, arguments = self.parts, self.parts.arguments
-        first_slot = self.accelerator.process_index * parts.plan.prompts_per_rank
-        started = time.perf_counter()
-        groups = self._roll_out([parts.encode(record) for record in records], first_slot)
-        self.metric_sums.add("time/rollout", time.perf_counter() - started)
-        parts.scorer.trainer_state = self.state
-        parts.scorer.take_counts()  # what an evaluation has counted is no share of this rollout
-        scores = parts.scorer.score(
-            [parts.scoring_request(group.prompt.record, c) for group in groups for c in group.completions]
-        )
-        rewards = reward_matrix(scores, parts.plan.num_generations)
-        gathered = self.accelerator.gather(rewards.to(self.accelerator.device)).cpu()
-        mine = slice(first_slot, first_slot + parts.plan.prompts_per_rank)
-        advantages = group_advantages(gathered, arguments.grpo_scale_rewards)[mine]
-        sequences = training_sequences(groups, scores, advantages, arguments.grpo_mask_truncated)
-        self._add_rollout_metrics(groups, scores, rewards)
-        self._log_completions(groups, scores, advantages)
-
-        accumulation = self.args.gradient_accumulation_steps
-        per_update = parts.plan.completions_per_micro_step * accumulation
-        micro_batches = split_micro_batches(sequences, parts.plan.completions_per_micro_step, accumulation)
-        if parts.plan.micro_steps_per_rollout > accumulation:
-            # Later optimizer steps of this block are off policy: their ratios need the policy of now.
-            for batch in micro_batches:
-                _attach(batch, "old_logps", self._frozen_log_probs(self.model_wrapped, batch))
-        if self.reference is not None:
-            with self.reference.active() as separate_model:
-                for batch in micro_batches:
-                    _attach(batch, "ref_logps", self._frozen_log_probs(separate_model or self.model_wrapped, batch))
-        updates = [sequences[i : i + per_update] for i in range(0, len(sequences), per_update)]
-        local = [loss_normalizer(self.loss_config, *lengths_and_trained(update)) for update in updates]
-        totals = self.accelerator.reduce(torch.tensor(local, device=self.accelerator.device), reduction="sum")
-        return Experience(micro_batches, totals.tolist())
-
-    def _roll_out(self, prompts: list[EncodedPrompt], first_slot: int) -> list[RolloutGroup]:
-        parts = self.parts
-        sampling = replace(parts.sampling, seed=self.args.seed * 1_000_003 + self.state.global_step)
-        slots = range(first_slot, first_slot + len(prompts))
-        total = len(prompts) * sampling.num_generations
-        bar = tqdm(
-            total=total,
-            desc=f"Rollout at step {self.state.global_step}",
-            unit="completion",
-            leave=False,
-            delay=2.0,  # quick rollouts need no bar of their own
-            disable=self.args.disable_tqdm or not self.is_local_process_zero(),
-        )
-        with bar, self.compute_loss_context_manager():
+    def _make_experience(self, prompts: list[tuple[int, PromptRecord]]) -> Experience:
+        step, accumulation = self.state.global_step, self.args.gradient_accumulation_steps
+        self.parts.layout.forget()
+        self.parts.scorer.trainer_state = self.state
+        roll_out, make = self._rollout_maker(), self._experience_maker()
+        with self.compute_loss_context_manager():
             model = self.accelerator.unwrap_model(self.model_wrapped)
-            return parts.engine.generate(model, prompts, sampling, slots, bar.update)
+            scored, lost = roll_out(model, prompts, self.args.seed * SEED_STRIDE + step, step)
+        experience, advantages = make(scored, lost, step * accumulation // self.parts.plan.micro_steps_per_rollout)
+        self._log_completions(scored, lost, advantages)
+        self._count(roll_out.counts, make.counts)
+        return experience
 
-    def _add_rollout_metrics(self, groups: list[RolloutGroup], scores: list[Score], rewards: torch.Tensor) -> None:
-        completions = [completion for group in groups for completion in group.completions]
-        lengths = [len(completion.token_ids) for completion in completions]
-        given = rewards[~rewards.isnan()]
-        add = self.metric_sums.add
-        add("reward", given.sum().item(), given.numel())
-        stds = [row[~row.isnan()].std().item() for row in rewards if (~row.isnan()).sum() > 1]
-        add("reward_std", sum(stds), len(stds))
-        add("groups_without_variance", share_without_variance(rewards) * len(groups), len(groups))
-        for name in scores[0].rewards:
-            values = [value for score in scores if (value := score.rewards[name]) is not None]
-            add(f"rewards/{name}", sum(values), len(values))
-        verdicts = [score.verdict for score in scores if score.verdict is not None]
-        for outcome in (Outcome.UNPARSABLE, Outcome.GOLD_UNPARSABLE, Outcome.TIMED_OUT):
-            add(f"verdicts/{outcome.value}", sum(v.outcome is outcome for v in verdicts), len(verdicts))
-        for name, number in self.parts.scorer.take_counts().items():
-            add(name, number, len(completions))
-        add("completions/length", sum(lengths), len(lengths))
-        add("completions/length/max", max(lengths))
-        add("completions/truncated", sum(c.ending is Ending.TRUNCATED for c in completions), len(completions))
+    def _count(self, sampled: DynamicSamplingCounts, replayed: DynamicSamplingCounts) -> None:
+        """Groups whose rewards did not differ, and what became of them; the same on every process."""
+        if self.replay is not None and self.parts.arguments.grpo_dynamic_sampling:
+            number = replayed.num_replayed
+            replayed = DynamicSamplingCounts(num_replayed=number, num_left=-number)
+        counts = sampled + replayed
+        self.dynamic_sampling += counts
+        if counts.num_places:
+            self.metric_sums.add("sampling/prompts_per_group", counts.num_rolled_out, counts.num_places)
+            self.metric_sums.add("sampling/replayed", counts.num_replayed, counts.num_places)
+            self.metric_sums.add("sampling/left_without_variance", counts.num_left, counts.num_places)
 
-    def _log_completions(self, groups: list[RolloutGroup], scores: list[Score], advantages: torch.Tensor) -> None:
+    def _experience_maker(self) -> ExperienceMaker:
+        parts = self.parts
+        return ExperienceMaker(
+            arguments=parts.arguments,
+            plan=parts.plan,
+            accumulation=self.args.gradient_accumulation_steps,
+            vlm=parts.vlm,
+            encode=parts.encode,
+            layout=parts.layout,
+            objective=self.objective,
+            accelerator=self.accelerator,
+            sums=self.metric_sums,
+            policy_log_probs=self._policy_log_probs,
+            reference_log_probs=None if self.reference is None else self._reference_log_probs,
+            reward_weights=tuple(parts.reward_weights),
+            seed=self._data_seed,
+            replay=self.replay,
+            image_filler=self.image_filler,
+        )
+
+    def _rollout_maker(self) -> RolloutMaker:
+        parts, dataset = self.parts, self.train_dataset
+        return RolloutMaker(
+            arguments=parts.arguments,
+            plan=parts.plan,
+            engine=parts.engine,
+            scorer=parts.scorer,
+            encode=parts.encode,
+            scoring_request=parts.scoring_request,
+            sampling=parts.sampling,
+            sums=self.metric_sums,
+            rank=self.accelerator.process_index,
+            prompts=lambda indices: prompt_records([dataset[index] for index in indices]),
+            num_prompts=len(dataset),
+            show_progress=not self.args.disable_tqdm and self.is_local_process_zero(),
+            by_source=parts.several_sources,
+        )
+
+    def _log_completions(
+        self, scored: list[ScoredGroup], lost: list[ScoredGroup], advantages: dict[int, list[float]]
+    ) -> None:
+        """Those of lost groups have no advantage: they do not train."""
         if not self.parts.arguments.grpo_log_completions:
             return
-        flat = [(group.prompt.record, completion) for group in groups for completion in group.completions]
+        none = [None] * self.parts.plan.num_generations
+        groups = [(group, advantages[group.place]) for group in scored] + [(group, none) for group in lost]
         lines = [
             self.parts.completion_line(
-                record,
+                group.group.prompt.record,
                 completion,
                 score,
-                advantage=advantage,
+                advantage=row[number],
                 step=self.state.global_step,
-                sample=index % self.parts.plan.num_generations,
+                sample=number,
             )
-            for index, ((record, completion), score, advantage) in enumerate(
-                zip(flat, scores, advantages.flatten().tolist(), strict=True)
-            )
+            for group, row in groups
+            for number, (completion, score) in enumerate(zip(group.group.completions, group.scores, strict=True))
         ]
         gathered = gather_object(lines)
         if self.is_world_process_zero():
@@ -290,83 +292,166 @@ class GrpoTrainerMixin(_Trainer):
 
     # Update
 
-    def _log_probs(self, model: Any, sequences: list[TrainingSequence]) -> tuple[torch.Tensor, torch.Tensor]:
-        """[n] log-probabilities and entropies of all completion tokens, in the order of the sequences."""
-        unwrapped = self.accelerator.unwrap_model(model)
-        records = [sequence.prompt.record for sequence in sequences]
-        if self.image_filler is not None and not any(record.images or record.videos for record in records):
-            nothing = Completion([], [], Ending.STOPPED, "")
-            sequences = [*sequences, TrainingSequence(self.image_filler, nothing, advantage=0.0, trained=False)]
-        model_inputs, targets = build_rows(
-            self.parts.vlm,
-            sequences,
-            self.parts.batch_media,
-            unwrap_base_model(unwrapped),
-            self.processing_class.pad_token_id,
-            self.parts.sampling.temperature,
-            self.parts.arguments.grpo_logits_chunk_size,
-        )
-        return token_log_probs(model, unwrapped, targets, model_inputs)
+    def _policy_log_probs(self, micro_batches: list[MicroBatch]) -> list[list[torch.Tensor]]:
+        return [self._frozen_log_probs(self.model_wrapped, micro_batch) for micro_batch in micro_batches]
+
+    def _reference_log_probs(self, micro_batches: list[MicroBatch]) -> list[list[torch.Tensor]]:
+        assert self.reference is not None
+        with self.reference.active() as separate_model:
+            model = separate_model or self.model_wrapped
+            return [self._frozen_log_probs(model, micro_batch) for micro_batch in micro_batches]
 
     @torch.no_grad()
-    def _frozen_log_probs(self, model: Any, sequences: list[TrainingSequence]) -> torch.Tensor:
+    def _frozen_log_probs(self, model: Any, micro_batch: MicroBatch) -> list[torch.Tensor]:
+        """The log-probabilities [T] of every sequence."""
+        unwrapped, layout = self.accelerator.unwrap_model(model), self.parts.layout
         was_training = model.training
         model.eval()
         try:
-            with self.compute_loss_context_manager():
-                return self._log_probs(model, sequences)[0]
+            with self.compute_loss_context_manager(), layout.computing(unwrapped, micro_batch):
+                logps, _ = layout.log_probs(model, unwrapped, micro_batch)
         finally:
             model.train(was_training)
+        return list(logps.split(micro_batch.lengths))
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of the passes of one micro-step; gradients are exchanged after the last one."""
+        passes, on_policy = self._begin_micro_step(inputs)
+        if passes:
+            self._check_layout_once(passes[0])
+        started = time.perf_counter()
+        gradient_state = self.accelerator.gradient_state
+        sync = gradient_state.sync_gradients
+        total = torch.zeros((), device=self.accelerator.device)
+        for number, micro_batch in enumerate(passes):
+            exchanged = number == len(passes) - 1
+            waiting = nullcontext() if exchanged or self._is_deepspeed else self.accelerator.no_sync(model)
+            gradient_state._set_sync_gradients(sync and exchanged)
+            layout = self.parts.layout.computing(self.accelerator.unwrap_model(model), micro_batch)
+            with waiting, layout:
+                total += super().training_step(model, {"micro_batch": micro_batch, "on_policy": on_policy})
+        gradient_state._set_sync_gradients(sync)
+        if passes:
+            seconds = time.perf_counter() - started
+            self.metric_sums.add("time/update", seconds)
+            trained = sum(sum(micro_batch.lengths) for micro_batch in passes)
+            self.metric_sums.add("tokens_per_second/update", trained, seconds)
+        return total
+
+    @property
+    def _is_deepspeed(self) -> bool:
+        return self.accelerator.distributed_type == DistributedType.DEEPSPEED
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """As they are: layouts put on the device what they need there."""
+        return inputs
+
+    def _check_layout_once(self, micro_batch: MicroBatch) -> None:
+        """Before anything is trained on: packed log-probabilities equal those of one completion at a time."""
+        if self._layout_checked:
+            return
+        self._layout_checked = True
+        layout = self.parts.layout
+        if not isinstance(layout, PackedLayout):
+            return
+        unwrapped = self.accelerator.unwrap_model(self.model_wrapped)
+        was_training = unwrapped.training
+        unwrapped.eval()
+        try:
+            with self.compute_loss_context_manager():
+                largest = check_layout(layout, self.parts.rows, unwrapped, micro_batch)
+        finally:
+            unwrapped.train(was_training)
+        self.parts.say(
+            f"Packed policy update checked against one completion at a time: log-probabilities differ by at most "
+            f"{largest:.1e} nats."
+        )
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """This micro-batch's share of the loss, scaled so that the Trainer's and DDP's averages give the whole."""
-        sequences: list[TrainingSequence] = inputs["sequences"]
-        logps, entropies = self._log_probs(model, sequences)
-        device = logps.device
-        lengths, trained = (tensor.to(device) for tensor in lengths_and_trained(sequences))
-        old_logps = _stacked(sequences, "old_logps", device)
-        entropy_floor = None
-        if self.loss_config.top_entropy_quantile < 1.0:
-            kept = entropies[trained.repeat_interleave(lengths)]
-            padded = self.accelerator.pad_across_processes(kept, pad_index=torch.nan)
-            everywhere = self.accelerator.gather(padded)
-            entropy_floor = entropy_threshold(everywhere[~everywhere.isnan()], self.loss_config.top_entropy_quantile)
-        loss, statistics = policy_loss(
-            self.loss_config,
-            logps,
-            torch.tensor([sequence.advantage for sequence in sequences], device=device),
-            lengths,
-            trained,
-            inputs["normalizer"],
-            old_logps=old_logps,
-            ref_logps=_stacked(sequences, "ref_logps", device),
-            entropies=entropies,
-            entropy_floor=entropy_floor,
+        """This pass's share of the loss, scaled so that the Trainer's and DDP's averages give the whole."""
+        micro_batch: MicroBatch = inputs["micro_batch"]
+        unwrapped = self.accelerator.unwrap_model(model)
+        logps, entropies = self.parts.layout.log_probs(
+            model, unwrapped, micro_batch, entropy_gradient=self.objective.entropy_gradient
         )
+        terms = policy_terms(micro_batch, logps, entropies)
+        loss, statistics = policy_loss(self.objective, terms, self._entropy_floor(terms))
         self.metric_sums.add_statistics(statistics)
         if inputs["on_policy"]:
-            gap = ((logps.detach() if old_logps is None else old_logps) - _sampler_logps(sequences, device)).abs()
-            self.metric_sums.add("sampler_gap", gap.sum(), gap.numel())
-            self.metric_sums.add("sampler_gap/max", gap.max())
+            self._add_sampler_gap(terms)
         return loss * self.accelerator.num_processes * self.current_gradient_accumulation_steps
 
+    def _entropy_floor(self, terms: PolicyTerms) -> torch.Tensor | None:
+        """Of the tokens that all processes compute in this pass."""
+        if self.objective.top_entropy_quantile >= 1.0:
+            return None
+        assert terms.entropies is not None
+        kept = terms.entropies.detach()[terms.weights > 0]
+        padded = self.accelerator.pad_across_processes(kept, pad_index=torch.nan)
+        everywhere = self.accelerator.gather(padded)
+        return entropy_threshold(everywhere[~everywhere.isnan()], self.objective.top_entropy_quantile)
+
+    def _add_sampler_gap(self, terms: PolicyTerms) -> None:
+        """How far the sampler's log-probabilities lie from the trainer's, both of the policy that rolled out."""
+        assert terms.sampler_logps is not None
+        if terms.is_idle:
+            return
+        gap = (terms.old - terms.sampler_logps).abs()
+        if gap.numel():
+            self.metric_sums.add("sampler_gap", gap.sum(), gap.numel())
+            self.metric_sums.add("sampler_gap/max", gap.max())
+
+    # Logs
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        if "loss" in logs:  # a training log, on every process; not the final summary or an evaluation
+        is_training_log = "loss" in logs  # on every process; not the final summary or an evaluation
+        if is_training_log:
+            if torch.cuda.is_available():
+                self.metric_sums.add("memory/peak_gib/max", torch.cuda.max_memory_allocated() / 2**30)
             logs |= self.metric_sums.pop_averages()
+            for phase in ("rollout", "update"):
+                if (name := f"tokens_per_second/{phase}") in logs:
+                    logs[name] *= self.accelerator.num_processes
         super().log(logs, *args, **kwargs)
+        if is_training_log:
+            for alarm in self.health.observe(self.state.global_step, logs):
+                self.parts.warn(str(alarm))
 
     # Checkpoints
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # First, so that a kill in between leaves no checkpoint that looks whole and lacks it.
+        folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        folder.mkdir(parents=True, exist_ok=True)
         if self._micro_step and self._micro_step % self.parts.plan.micro_steps_per_rollout:
             # Between the updates of one rollout: a resumed run must go on with these completions, not with new ones.
-            # They come first, so that a kill in between leaves no checkpoint that looks whole and lacks them.
-            folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-            folder.mkdir(parents=True, exist_ok=True)
             torch.save(self._experience, self._experience_path(folder))
+        if self.args.should_save:
+            torch.save(self._state(), folder / STATE_FILE)
         super()._save_checkpoint(model, trial)
+
+    def _state(self) -> dict[str, Any]:
+        moved = self.reference is not None and self.reference.moved
+        return {
+            "health": self.health.state(),
+            "dynamic_sampling": asdict(self.dynamic_sampling),
+            "replay": None if self.replay is None else self.replay.state_dict(),
+            "reference": self.reference.state_dict() if moved and self.reference is not None else None,
+        }
+
+    def _load_state(self, checkpoint: str) -> None:
+        path = Path(checkpoint, STATE_FILE)
+        if not path.is_file():
+            return  # of a version that had none
+        state = torch.load(path, weights_only=False)  # our own records, beside the optimizer state we also trust
+        self.health.take_up(state["health"])
+        self.dynamic_sampling = DynamicSamplingCounts(**state["dynamic_sampling"])
+        if self.replay is not None and state["replay"] is not None:
+            self.replay.load_state_dict(state["replay"])
+        if self.reference is not None and state["reference"] is not None:
+            self.reference.load_state_dict(state["reference"])
 
     def _experience_path(self, checkpoint: str | Path) -> Path:
         return Path(checkpoint, EXPERIENCE_FILE.format(rank=self.accelerator.process_index))
@@ -379,26 +464,3 @@ class GrpoTrainerMixin(_Trainer):
                 "is missing. Resume from another checkpoint, with the number of processes it was saved with."
             )
         return torch.load(path, weights_only=False)  # our own records, beside the optimizer state we also trust
-
-
-def prompt_records(rows: Sequence[dict[str, Any]]) -> list[PromptRecord]:
-    """Data set rows as records; the collate function of the data loaders."""
-    return [
-        PromptRecord(**{**row, **{media: row[media] or [] for media in ("images", "videos", "audios")}}) for row in rows
-    ]
-
-
-def _attach(sequences: list[TrainingSequence], field: str, values: torch.Tensor) -> None:
-    pieces = values.split([len(sequence.completion.token_ids) for sequence in sequences])
-    for sequence, piece in zip(sequences, pieces, strict=True):
-        setattr(sequence, field, piece.tolist())
-
-
-def _stacked(sequences: list[TrainingSequence], field: str, device: torch.device) -> torch.Tensor | None:
-    if getattr(sequences[0], field) is None:
-        return None
-    return torch.tensor([value for s in sequences for value in getattr(s, field)], device=device)
-
-
-def _sampler_logps(sequences: list[TrainingSequence], device: torch.device) -> torch.Tensor:
-    return torch.tensor([value for s in sequences for value in s.completion.sampler_logps], device=device)

@@ -53,7 +53,7 @@ def test_the_arguments_can_be_logged_and_sent_to_a_worker() -> None:
     ("keys", "message"),
     [
         ({"grpo_bta": 0.1}, "grpo_bta"),
-        ({"grpo_loss_type": "ppo"}, "grpo, dr_grpo, dapo"),
+        ({"grpo_scale_rewards": "std"}, "group, batch, none"),
         ({"grpo_delta": 1.0}, "grpo_delta"),
         ({"grpo_reward_weights": "1,2"}, "2 weights for the 1 functions"),
     ],

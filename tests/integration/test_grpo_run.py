@@ -23,7 +23,35 @@ REWARD = '''
 def even_tokens(completions, completion_ids, **kwargs):
     """Something that a random model earns now and then."""
     return [sum(token % 2 == 0 for token in ids) / len(ids) for ids in completion_ids]
+
+
+def begins_even(completions, completion_ids, **kwargs):
+    """0 or 1, so that all completions of a group often earn the same."""
+    return [float(ids[0] % 8 == 0) for ids in completion_ids]
 '''
+EVERYTHING = {
+    "grpo_loss_type": "sapo",
+    "grpo_loss_aggregation": "token",
+    "grpo_kl_estimator": "k2",
+    "grpo_ref_sync_steps": 2,
+    "grpo_ref_mixup_alpha": 0.5,
+    "grpo_entropy_coef": 0.01,
+    "grpo_llds_coef": 0.1,
+    "grpo_sampler_correction": "sequence_truncate",
+    "grpo_advantage": "rloo",
+    "grpo_scale_rewards": "none",
+    "grpo_dynamic_sampling": True,
+    "grpo_dynamic_sampling_rounds": 1,
+    "grpo_replay_groups": 6,
+    "grpo_micro_batch_tokens": 200,
+    "grpo_rollout_batch_size": 5,
+    "grpo_min_p": 0.001,
+    "top_p": 0.9,
+    "grpo_num_iterations": 1,
+    "grpo_steps_per_generation": 2,
+    "gradient_accumulation_steps": 1,
+}
+"""Every option that has a state or talks to other processes."""
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +180,26 @@ def test_a_checkpoint_without_its_completions_is_refused(
     result = run(recipe, tmp_path)
     assert result.returncode != 0
     assert "experience_rank0.pt is missing" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_with_everything_on_a_run_resumes(recipe: dict[str, Any], tmp_path: Path, processes: int) -> None:
+    """The checkpoint lies between the updates of a rollout; replayed groups, the moved reference and the alarms come
+    back with it."""
+    changes = {**EVERYTHING, "per_device_train_batch_size": 8 // processes, "save_steps": 5}
+    changes["grpo_reward_funcs"] = recipe["grpo_reward_funcs"].replace("even_tokens", "begins_even")
+    everything = {**recipe, **changes, **({"ddp_backend": "gloo"} if processes > 1 else {})}
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    result = run(everything, whole, processes=processes)
+    assert result.returncode == 0, result.stderr[-3000:]
+    logs = json.loads((whole / "out" / "trainer_state.json").read_text())["log_history"]
+    assert sum(log.get("sampling/replayed", 0) for log in logs) > 0, "groups were replayed"
+    assert max(log.get("sampling/prompts_per_group", 0) for log in logs) > 1, "further prompts were rolled out"
+    shutil.copytree(whole / "out" / "checkpoint-5", again / "out" / "checkpoint-5")
+    result = run(everything, again, processes=processes)
+    assert result.returncode == 0, result.stderr[-3000:]
+    first, second = (load_file(folder / "out" / "model.safetensors") for folder in (whole, again))
+    before = load_file(whole / "out" / "checkpoint-5" / "model.safetensors")
+    assert any(not torch.equal(first[name], before[name]) for name in first)
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -29,7 +29,7 @@ def white_image(loaded):
 def test_a_row_with_a_white_image_uses_the_vision_tower_and_changes_nothing(family, twin):
     loaded = load_twin(twin(family))
     sequences = [written(loaded.prompts[i], [5, 17, 300]) for i in (TEXT, SHORT_TEXT)]
-    nothing = TrainingSequence(white_image(loaded), Completion([], [], Ending.STOPPED, ""), 0.0, False)
+    nothing = TrainingSequence(white_image(loaded), Completion([], [], Ending.STOPPED, ""), -1, trained=False)
     with_image = written(loaded.prompts[ONE_IMAGE], [5])
     names = [name for name, _ in loaded.model.named_parameters()]
 

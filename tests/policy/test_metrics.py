@@ -28,6 +28,15 @@ def test_maxima():
     assert sums.pop_averages() == {"gap/max": -1.0}
 
 
+def test_minima():
+    sums = MetricSums()
+    for value in (3.0, torch.tensor(1.0), torch.tensor(0.5), 2.0):
+        sums.add("length/min", value)
+    sums.add_statistics({"ratio_min": torch.tensor(0.75)})
+    sums.add_statistics({"ratio_min": torch.tensor(0.25)})
+    assert sums.pop_averages() == {"length/min": 0.5, "ratio/min": 0.25}
+
+
 def test_starts_anew():
     sums = MetricSums()
     sums.add("reward", 1.0)

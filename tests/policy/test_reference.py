@@ -152,3 +152,25 @@ def test_a_separate_model_answers(loaded):
         assert answers is loaded.model
     assert torch.equal(policy.reference(reference), start)
     assert not torch.equal(policy.log_probs().detach(), start)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.25])
+def test_the_reference_moves_to_the_policy(alpha):
+    """Of adapters and of a separate model; what a checkpoint holds puts it back."""
+    policy, separate = torch.nn.Linear(2, 1, bias=False), torch.nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        policy.weight.fill_(2.0), separate.weight.fill_(2.0)
+        references = [ReferencePolicy(policy, None), ReferencePolicy(policy, separate)]
+        policy.weight.fill_(6.0)
+    for reference in references:
+        assert not reference.moved
+        reference.move(alpha)
+        assert reference.moved
+        with torch.no_grad(), reference.active() as model:
+            assert (model or policy).weight.tolist() == [[2.0 + 4.0 * alpha] * 2]
+        assert policy.weight.tolist() == [[6.0, 6.0]]
+        state = {name: tensor.clone() for name, tensor in reference.state_dict().items()}
+        reference.move(1.0)
+        reference.load_state_dict(state)
+        with torch.no_grad(), reference.active() as model:
+            assert (model or policy).weight.tolist() == [[2.0 + 4.0 * alpha] * 2]

@@ -4,7 +4,7 @@ from itertools import islice
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lcot_plugin.policy.sampler import PromptBlockSampler
+from lcot_plugin.policy.sampler import CURRICULUM_NOISE, PromptBlockSampler
 
 SIZES = {
     "num_prompts": st.integers(1, 40),
@@ -96,3 +96,41 @@ def test_nobody_else_sets_the_epoch():
     sampler.begin_epoch(3)
     expected = list(sampler)[8:]
     assert torch.cat(list(skip_first_batches(loader, 4))).tolist() == expected
+
+
+def easy_first(rates, epoch=0, **settings):
+    sampler = PromptBlockSampler(
+        len(rates), **{"block_size": len(rates), "repeats": 1, "seed": 0, "pass_rates": rates, **settings}
+    )
+    sampler.begin_epoch(epoch)
+    return list(sampler)
+
+
+def test_the_easy_ones_come_first():
+    """The example of the class, unmoved: the rate that is not known counts as 0.275."""
+    rates = [0.25, 0.9, 0.3, None, 0.0]
+    assert easy_first(rates, shuffle=False) == [1, 2, 3, 0, 4]
+    assert easy_first([0.5, 1.0, 0.5, 1.0], shuffle=False) == [1, 3, 0, 2], "equal ones in the order of the set"
+    assert easy_first(rates, shuffle=False, block_size=2, repeats=2) == [1, 2, 1, 2, 3, 0, 3, 0, 4, 1, 4, 1]
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    rates=st.lists(st.floats(0.0, 1.0), min_size=2, max_size=40), seed=st.integers(0, 2**31), epoch=st.integers(0, 5)
+)
+def test_only_neighbours_change_places(rates, seed, epoch):
+    order = easy_first(rates, epoch, seed=seed)
+    assert sorted(order) == list(range(len(rates)))
+    assert order == easy_first(rates, epoch, seed=seed)
+    for place, row in enumerate(order):
+        assert all(rates[later] <= rates[row] + 2 * CURRICULUM_NOISE + 1e-9 for later in order[place:])
+
+
+def test_an_easy_first_order_differs_from_epoch_to_epoch():
+    rates = [row / 100 for row in range(101)]
+    assert len({tuple(easy_first(rates, epoch)) for epoch in range(4)}) == 4
+
+
+def test_those_not_known_stand_in_the_middle():
+    order = easy_first([0.9] * 10 + [0.1] * 10 + [None] * 5)
+    assert set(order[:10]) == set(range(10)) and set(order[15:]) == set(range(10, 20))

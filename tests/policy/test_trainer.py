@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from lcot_plugin.arguments import BatchPlan, GrpoArguments
-from lcot_plugin.policy.metrics import MetricSums
+from lcot_plugin.policy.dynamic_sampling import DynamicSamplingCounts
+from lcot_plugin.policy.health import HealthMonitor
+from lcot_plugin.policy.replay import ReplayBuffer
 from lcot_plugin.policy.sampler import PromptBlockSampler
-from lcot_plugin.policy.trainer import GrpoTrainerMixin, _SetSamplerEpoch
-from lcot_plugin.types import Completion, EncodedPrompt, Ending, PromptRecord, RolloutGroup, SamplingParams, Score
+from lcot_plugin.policy.trainer import GrpoTrainerMixin, _FollowSteps
+from lcot_plugin.types import SamplingParams
 
 PLAN = BatchPlan(2, 2, 2, 2, 2)
 
@@ -55,52 +57,6 @@ def test_a_loss_of_the_parent_class_is_switched_off(trainer):
     assert trainer.model_accepts_loss_kwargs is False
 
 
-# --- rollout ----------------------------------------------------------------------------------------------------------
-
-OTHERS = torch.tensor([[0.0, 0.0], [5.0, 1.0]])
-MINE = torch.tensor([[1.0, 0.0], [1.0, 3.0]])
-CENTRED = torch.tensor([[0.5, -0.5], [-1.0, 1.0]])
-
-
-@pytest.mark.parametrize(
-    ("scale", "expected"),
-    [
-        ("group", torch.tensor([[0.5, -0.5], [-1.0, 1.0]]) / torch.tensor([[0.5**0.5], [2.0**0.5]])),
-        ("batch", CENTRED / torch.cat([OTHERS, MINE]).std()),
-        ("none", CENTRED),
-    ],
-)
-def test_scale_rewards(trainer, scale, expected):
-    """The second of two processes; the batch is that of both."""
-    records = [PromptRecord([1, 2], [], "?", "3", "problems", i) for i in range(2)]
-    completions = [[Completion([4], [-1.0], Ending.STOPPED, "") for _ in range(2)] for _ in range(2)]
-    trainer.accelerator = SimpleNamespace(
-        process_index=1,
-        device="cpu",
-        gather=lambda mine: torch.cat([OTHERS, mine]),
-        reduce=lambda values, reduction: 2 * values,
-    )
-    trainer._roll_out = lambda prompts, first_slot: list(map(RolloutGroup, prompts, completions))
-    trainer.parts = SimpleNamespace(
-        arguments=GrpoArguments(grpo_scale_rewards=scale, grpo_log_completions=False),
-        plan=PLAN,
-        encode=lambda record: EncodedPrompt(record, {}),
-        scoring_request=lambda record, completion: None,
-        scorer=SimpleNamespace(
-            score=lambda requests: [Score({"r": x}, x, None) for x in MINE.flatten().tolist()],
-            take_counts=lambda: {"reward_errors/r": 1},
-        ),
-    )
-    trainer.metric_sums, trainer.reference = MetricSums(), None
-    trainer.loss_config = SimpleNamespace(loss_type="grpo")
-    trainer._frozen_log_probs = lambda model, batch: torch.zeros(2)
-    trainer.model_wrapped = None
-    experience = trainer._make_experience(records)
-    advantages = torch.tensor([s.advantage for batch in experience.micro_batches for s in batch]).view(2, 2)
-    torch.testing.assert_close(advantages, expected, atol=1e-3, rtol=0)
-    assert experience.normalizers == [4.0, 4.0]
-
-
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
@@ -110,7 +66,7 @@ def test_the_sampler_knows_the_epoch_of_a_resumed_run(trainer, global_step, epoc
     trainer.parts = SimpleNamespace(plan=PLAN)
     trainer.prompt_sampler = PromptBlockSampler(10, PLAN.prompts_per_rollout, PLAN.micro_steps_per_rollout, seed=0)
     args, state = SimpleNamespace(gradient_accumulation_steps=2), SimpleNamespace(global_step=global_step, epoch=0)
-    _SetSamplerEpoch(trainer).on_epoch_begin(args, state, None)
+    _FollowSteps(trainer).on_epoch_begin(args, state, None)
     assert trainer.prompt_sampler.epoch == epoch
 
 
@@ -119,12 +75,15 @@ def between_updates(trainer):
     """Three micro-steps done, of four per rollout."""
     trainer.parts = SimpleNamespace(plan=PLAN)
     trainer._micro_step, trainer._experience = 3, "what was rolled out"
+    trainer.health, trainer.dynamic_sampling = HealthMonitor(), DynamicSamplingCounts(num_rollouts=2, num_places=8)
+    trainer.replay, trainer.reference = None, None
+    trainer.args.should_save = True
     return trainer
 
 
 def test_the_experience_is_there_before_the_checkpoint(between_updates):
     between_updates._save_checkpoint(None, None)
-    assert between_updates.found == ["experience_rank1.pt"]
+    assert sorted(between_updates.found) == ["experience_rank1.pt", "grpo_state.pt"]
 
 
 def test_the_experience_comes_from_the_checkpoint_wherever_it_lies(between_updates, tmp_path):
@@ -147,3 +106,23 @@ def test_resuming_from_the_last_checkpoint(between_updates, tmp_path):
 def test_without_a_checkpoint_the_trainer_itself_complains(trainer):
     trainer.train(resume_from_checkpoint=True)
     assert trainer.resumed_from is True
+
+
+def test_what_a_run_has_learned_of_itself_comes_back(between_updates, tmp_path):
+    """Alarms, counts, replayed groups, and a reference policy that was moved."""
+    between_updates.health.observe(1, {"loss": float("nan"), "grad_norm": float("nan")})
+    between_updates.replay = ReplayBuffer(4)
+    between_updates.replay.add([("a group", 0.5)], rollout=0)
+    between_updates.reference = SimpleNamespace(moved=True, state_dict=lambda: {"weight": torch.ones(2)})
+    between_updates._save_checkpoint(None, None)
+
+    resumed, loaded = GrpoTrainer(), []
+    resumed.parts, resumed.accelerator, resumed.args = between_updates.parts, between_updates.accelerator, None
+    resumed.health, resumed.dynamic_sampling = HealthMonitor(), DynamicSamplingCounts()
+    resumed.replay = ReplayBuffer(4)
+    resumed.reference = SimpleNamespace(load_state_dict=loaded.append)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert resumed.health.state() == between_updates.health.state()
+    assert resumed.dynamic_sampling == between_updates.dynamic_sampling
+    assert resumed.replay.draw(1, seed=0, rollout=1) == ["a group"]
+    assert loaded[0]["weight"].tolist() == [1.0, 1.0]

@@ -5,13 +5,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
     LogitsProcessorList,
+    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
-from lcot_plugin.rollout.sampling import TokenSampler, draw, policy_log_probs, row_uniforms, uniform_numbers
+from lcot_plugin.rollout.sampling import (
+    DRAW_CHUNK,
+    TokenSampler,
+    draw,
+    penalised,
+    policy_log_probs,
+    row_uniforms,
+    uniform_numbers,
+)
 from lcot_plugin.types import SamplingParams
 
 VOCABULARY = 40
@@ -80,6 +89,15 @@ def test_draw_never_returns_a_token_without_probability(logits, uniform):
     assert before - 1e-6 <= uniform <= before + log_probs[0, token].double().exp().item() + 1e-6
 
 
+@pytest.mark.parametrize("vocabulary", [7, DRAW_CHUNK, 3 * DRAW_CHUNK, 3 * DRAW_CHUNK + 11])
+def test_draw_in_chunks_is_one_search_in_the_cumulative_sum(vocabulary):
+    log_probs = torch.randn(500, vocabulary, generator=torch.Generator().manual_seed(1)).mul(3).log_softmax(-1)
+    uniforms = torch.from_numpy(uniform_numbers(3, 0, 0, 500))
+    cumulated = log_probs.double().exp().cumsum(-1)
+    expected = torch.searchsorted(cumulated, uniforms[:, None] * cumulated[:, -1:], right=True)[:, 0]
+    assert torch.equal(draw(log_probs, uniforms), expected)
+
+
 def test_frequencies_are_the_probabilities():
     """Chi-square of 20 000 draws over 8 tokens, 7 degrees of freedom: 24.3 is passed once in a thousand."""
     probabilities = torch.tensor([0.3, 0.0, 0.05, 0.25, 0.1, 0.001, 0.149, 0.1, 0.05])
@@ -97,6 +115,11 @@ def test_frequencies_are_the_probabilities():
 # --- TokenSampler -----------------------------------------------------------------------------------------------------
 
 
+def seen_in(previous):
+    """[rows, VOCABULARY] bool of ids [rows, length]."""
+    return torch.zeros(len(previous), VOCABULARY, dtype=torch.bool).scatter_(1, previous, True)
+
+
 def test_policy_log_probs_renormalise_over_what_is_allowed(logits):
     log_probs = policy_log_probs(logits, 0.7, BANNED)
     allowed = [token for token in range(VOCABULARY) if token not in BANNED]
@@ -105,55 +128,106 @@ def test_policy_log_probs_renormalise_over_what_is_allowed(logits):
     assert policy_log_probs(logits.bfloat16(), 1.0, BANNED).dtype == torch.float32
 
 
-def test_greedy_takes_the_best_allowed_token(logits, previous):
+def test_policy_log_probs_leave_the_logits_as_they_are(logits):
+    before = logits.clone()
+    policy_log_probs(logits, 1.0, BANNED)
+    policy_log_probs(logits, 0.0, BANNED)
+    assert torch.equal(logits, before)
+
+
+def test_penalised_is_the_penalty_of_transformers(logits, previous):
+    expected = RepetitionPenaltyLogitsProcessor(1.7)(previous, logits.clone())
+    assert torch.equal(penalised(logits, seen_in(previous), 1.7), expected)
+    assert not torch.equal(expected, logits)
+
+
+def test_greedy_takes_the_best_allowed_token(logits):
     logits[0, 7] = 1e4
-    drawn, logps = TokenSampler(SamplingParams(1, 1, temperature=0.0), BANNED)(logits, previous, torch.zeros(3))
+    sampler = TokenSampler(SamplingParams(1, 1, temperature=0.0), BANNED)
+    drawn, logps, policy_logps = sampler(logits, torch.zeros(3))
     allowed = logits.index_fill(-1, BANNED, -torch.inf)
     assert torch.equal(drawn, allowed.argmax(-1)) and 7 not in drawn
     torch.testing.assert_close(logps, allowed.log_softmax(-1).amax(-1))
+    assert policy_logps is None
 
 
-def test_only_the_repetition_penalty_narrows_greedy(logits, previous):
-    plain = TokenSampler(SamplingParams(1, 1, temperature=0.0), BANNED)(logits, previous, torch.zeros(3))[0]
-    shaped = SamplingParams(1, 1, temperature=0.0, top_k=3, top_p=0.1)
-    assert torch.equal(TokenSampler(shaped, BANNED)(logits, previous, torch.zeros(3))[0], plain)
-    written = plain[:, None].expand(-1, 4)
-    penalised = SamplingParams(1, 1, temperature=0.0, repetition_penalty=50.0)
-    assert (TokenSampler(penalised, BANNED)(logits, written, torch.zeros(3))[0] != plain).all()
+def test_only_the_repetition_penalty_narrows_greedy(logits):
+    plain = TokenSampler(SamplingParams(1, 1, temperature=0.0), BANNED)(logits, torch.zeros(3)).token_ids
+    shaped = SamplingParams(1, 1, temperature=0.0, top_k=3, top_p=0.1, min_p=0.9)
+    assert torch.equal(TokenSampler(shaped, BANNED)(logits, torch.zeros(3)).token_ids, plain)
+    sampler = TokenSampler(SamplingParams(1, 1, temperature=0.0, repetition_penalty=50.0), BANNED)
+    drawn = sampler(logits, torch.zeros(3), seen_in(plain[:, None]))
+    assert (drawn.token_ids != plain).all()
+    policy = logits.index_fill(-1, BANNED, -torch.inf).log_softmax(-1)
+    torch.testing.assert_close(drawn.sampler_logps, policy.gather(-1, drawn.token_ids[:, None])[:, 0])
 
 
 SHAPES = {
+    "plain": {},
     "top_k": {"top_k": 5},
     "top_p": {"top_p": 0.6},
+    "min_p": {"min_p": 0.15},
     "penalty": {"repetition_penalty": 1.5},
-    "all": {"top_k": 8, "top_p": 0.8, "repetition_penalty": 1.3},
+    "all": {"top_k": 8, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.3},
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_draws_as_generate_does_and_records_the_policy(shape, logits, previous):
-    """The order of `generate`: penalty, ban, temperature, top-k, top-p."""
-    sampling = SamplingParams(1, 1, temperature=0.8, **shape)
-    num = 4000
-    expected_scores = logits
+def rarely_passed(freedom):
+    """What chi-square passes once in a thousand (Wilson and Hilferty, 1931)."""
+    share = 2 / (9 * freedom)
+    return freedom * (1 - share + 3.09 * share**0.5) ** 3
+
+
+def chi_square(counts, probabilities):
+    """Statistic and degrees of freedom; tokens expected fewer than five times are one class."""
+    expected = counts.sum() * probabilities
+    frequent = expected >= 5
+    observed = [*counts[frequent].tolist(), counts[~frequent].sum().item()]
+    wanted = [*expected[frequent].tolist(), expected[~frequent].sum().item()]
+    if wanted[-1] < 1e-9:
+        assert observed.pop() == 0
+        wanted.pop()
+    return sum((o - w) ** 2 / w for o, w in zip(observed, wanted, strict=True)), len(wanted) - 1
+
+
+def distribution(logits, previous, sampling):
+    """[rows, VOCABULARY] probabilities, by transformers' processors in the order of `generate`: penalty, ban,
+    temperature, top-k, top-p, min-p."""
+    scores = logits
     if sampling.repetition_penalty != 1.0:
-        expected_scores = RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)(previous, expected_scores)
-    expected_scores = expected_scores.index_fill(-1, BANNED, -torch.inf)
-    warpers = LogitsProcessorList([TemperatureLogitsWarper(0.8)])
+        scores = RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)(previous, scores)
+    scores = scores.index_fill(-1, BANNED, -torch.inf)
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature)])
     if sampling.top_k:
         warpers.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
         warpers.append(TopPLogitsWarper(sampling.top_p))
-    expected = warpers(previous, expected_scores).softmax(-1)
-    policy = logits.index_fill(-1, BANNED, -torch.inf).div(0.8).log_softmax(-1)
-    assert (policy.exp() - expected).abs().max() > 0.01
+    if sampling.min_p:
+        warpers.append(MinPLogitsWarper(sampling.min_p))
+    return warpers(previous, scores).softmax(-1)
 
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_draws_from_the_distribution_of_generate(name, logits, previous):
+    """10 000 tokens of every row: chi-square, the log-probabilities of what was drawn from, and those of the policy."""
+    sampling = SamplingParams(1, 1, temperature=0.8, **SHAPES[name])
+    num = 10_000
+    expected = distribution(logits, previous, sampling)
+    policy = logits.index_fill(-1, BANNED, -torch.inf).div(0.8).log_softmax(-1)
+    assert name == "plain" or (policy.exp() - expected).abs().max() > 0.01
     for row in range(len(logits)):
-        repeated = logits[row].expand(num, -1), previous[row].expand(num, -1)
-        drawn, logps = TokenSampler(sampling, BANNED)(*repeated, torch.from_numpy(uniform_numbers(0, row, 0, num)))
+        repeated = logits[row].expand(num, -1)
+        seen = seen_in(previous[row : row + 1]).expand(num, -1)
+        uniforms = torch.from_numpy(uniform_numbers(0, row, 0, num))
+        drawn, logps, policy_logps = TokenSampler(sampling, BANNED)(repeated, uniforms, seen)
         counts = torch.bincount(drawn, minlength=VOCABULARY)
         assert not counts[expected[row] == 0].any()
-        wanted = num * expected[row]
-        # Five standard deviations of a count, and a little for the rarest tokens.
-        assert ((counts - wanted).abs() <= 5 * wanted.sqrt() + 5).all()
-        torch.testing.assert_close(logps, policy[row, drawn])
+        statistic, freedom = chi_square(counts, expected[row].double())
+        assert statistic < rarely_passed(freedom) if freedom else len(counts.nonzero()) == 1
+        if name == "penalty":  # the test can tell distributions apart
+            assert chi_square(counts, policy[row].double().exp())[0] > rarely_passed(VOCABULARY)
+        torch.testing.assert_close(logps, expected[row].log()[drawn])
+        if name == "plain":
+            assert policy_logps is None
+        else:
+            torch.testing.assert_close(policy_logps, policy[row, drawn])

@@ -1,0 +1,183 @@
+"""Prompts in, scored groups out: the engine writes, the scorer judges, groups that teach nothing are replaced.
+
+In: this process's prompt records of one rollout. Out: ScoredGroups whose places over all processes are complete.
+Dynamic sampling (DAPO, arXiv 2503.14476) is the only part that talks to other processes: they agree on which places
+need another prompt, and each rolls out its share.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+
+from lcot_plugin.arguments import BatchPlan, GrpoArguments
+from lcot_plugin.policy.advantages import has_variance
+from lcot_plugin.policy.dynamic_sampling import (
+    DynamicSamplingCounts,
+    extra_prompts,
+    extra_slots,
+    num_extra_prompts,
+    rank_slice,
+    replacements,
+)
+from lcot_plugin.policy.experience import ScoredGroup
+from lcot_plugin.policy.metrics import MetricSums
+from lcot_plugin.policy.rollout_metrics import add_rollout_metrics
+from lcot_plugin.protocols import CompletionScorer, RolloutEngine
+from lcot_plugin.types import (
+    EncodedPrompt,
+    PromptRecord,
+    RolloutGroup,
+    SamplingParams,
+    Score,
+    ScoringRequest,
+)
+
+NO_PLACE = -1
+
+
+@dataclass
+class RolloutMaker:
+    """Rolls out and scores; `prompts` and `counts` matter to dynamic sampling only."""
+
+    arguments: GrpoArguments
+    plan: BatchPlan
+    engine: RolloutEngine
+    scorer: CompletionScorer
+    encode: Callable[[PromptRecord], EncodedPrompt]
+    scoring_request: Callable[[PromptRecord, Any], ScoringRequest]
+    sampling: SamplingParams
+    sums: MetricSums
+    rank: int
+    prompts: Callable[[Sequence[int]], list[PromptRecord]]
+    """The training set's records by their index."""
+    num_prompts: int
+    show_progress: bool = False
+    by_source: bool = False
+    """Whether there are several data sets."""
+    counts: DynamicSamplingCounts = field(default_factory=DynamicSamplingCounts)
+    """Of the last rollout."""
+
+    def __call__(
+        self, model: Any, prompts: Sequence[tuple[int, PromptRecord]], seed: int, step: int
+    ) -> tuple[list[ScoredGroup], list[ScoredGroup]]:
+        """This process's groups: those that hold a place, and those that lost theirs to another.
+
+        prompts: with their index in the training set.
+        """
+        records = [record for _, record in prompts]
+        first = self.rank * self.plan.prompts_per_rank
+        places = range(first, first + len(records))
+        groups, scores = self._write_and_judge(model, records, places, seed, f"Rollout at step {step}")
+        rewards = _totals(scores)
+        judged = [score for row in scores for score in row]
+        add_rollout_metrics(self.sums, groups, judged, rewards, self.scorer.take_counts(), by_source=self.by_source)
+        scored = [ScoredGroup(*parts) for parts in zip(places, groups, scores, strict=True)]
+        if not self.arguments.grpo_dynamic_sampling:
+            return scored, []
+        return self._with_replacements(model, scored, [index for index, _ in prompts], seed, step)
+
+    def _with_replacements(
+        self, model: Any, scored: list[ScoredGroup], indices: list[int], seed: int, step: int
+    ) -> tuple[list[ScoredGroup], list[ScoredGroup]]:
+        """Further rounds of other prompts for the places whose rewards do not differ."""
+        block = gather_object(
+            [(self._differs(group.scores), index) for group, index in zip(scored, indices, strict=True)]
+        )
+        informative = [differs for differs, _ in block]
+        taken = {index for _, index in block}
+        size, ranks = self.plan.prompts_per_rollout, self.plan.world_size
+        rounds: list[list[bool]] = []
+        extras: dict[int, tuple[RolloutGroup, list[Score]]] = {}
+        for round_index in range(self.arguments.grpo_dynamic_sampling_rounds):
+            found = [differs for round_ in rounds for differs in round_]
+            num_open = len(informative) - sum(informative) - sum(found)
+            if num_open <= 0:
+                break
+            num_extra = num_extra_prompts(num_open, [*informative, *found], size, ranks)
+            drawn = extra_prompts(seed, step, round_index, self.num_prompts, num_extra, taken)
+            taken |= set(drawn)
+            mine = rank_slice(num_extra, self.rank, ranks)
+            slots = extra_slots(size, len(found), num_extra)[mine]
+            title = f"Rollout at step {step}, prompts for {num_open} groups whose rewards do not differ"
+            groups, scores = self._write_and_judge(model, self.prompts(drawn[mine]), slots, seed, title)
+            first = len(found) + mine.start
+            extras |= {first + i: pair for i, pair in enumerate(zip(groups, scores, strict=True))}
+            rounds.append(gather_object([self._differs(row) for row in scores]))
+
+        kept, lost = {group.place: group for group in scored}, []
+        for place, extra in replacements(informative, [differs for round_ in rounds for differs in round_]):
+            if place in kept:
+                lost.append(kept.pop(place))
+            if extra in extras:
+                kept[place] = ScoredGroup(place, *extras.pop(extra))
+        lost += [ScoredGroup(NO_PLACE, *left) for left in extras.values()]
+        self.counts = DynamicSamplingCounts.of_rollout(informative, rounds)
+        return [kept[place] for place in sorted(kept)], lost
+
+    def _differs(self, scores: Sequence[Score]) -> bool:
+        """Whether the rewards of a group differ; of one reward at least where each is normalised by itself."""
+        table = [_totals([scores])]
+        if self.arguments.grpo_multi_objective_aggregation == "normalize_then_sum":
+            parts = zip(*(score.rewards.values() for score in scores), strict=True)
+            table = [torch.tensor([[float("nan") if value is None else value for value in row]]) for row in parts]
+        return any(bool(has_variance(rewards)) for rewards in table)
+
+    def _write_and_judge(
+        self, model: Any, records: Sequence[PromptRecord], slots: Sequence[int], seed: int, title: str
+    ) -> tuple[list[RolloutGroup], list[list[Score]]]:
+        if not records:
+            return [], []
+        started = time.perf_counter()
+        groups = self._write(model, [self.encode(record) for record in records], slots, seed, title)
+        written = time.perf_counter() - started
+        num_tokens = sum(len(completion.token_ids) for group in groups for completion in group.completions)
+        self.sums.add("time/rollout", written)
+        self.sums.add("tokens_per_second/rollout", num_tokens, written)
+        started = time.perf_counter()
+        requests = [self.scoring_request(group.prompt.record, c) for group in groups for c in group.completions]
+        scores = self.scorer.score(requests)
+        self.sums.add("time/score", time.perf_counter() - started)
+        size = self.sampling.num_generations
+        return groups, [scores[start : start + size] for start in range(0, len(scores), size)]
+
+    def _write(
+        self, model: Any, prompts: list[EncodedPrompt], slots: Sequence[int], seed: int, title: str
+    ) -> list[RolloutGroup]:
+        sampling = replace(self.sampling, seed=seed)
+        with RolloutBar(title, len(prompts) * sampling.num_generations, self.show_progress) as progress:
+            return self.engine.generate(model, prompts, sampling, slots, progress)
+
+
+class RolloutBar:
+    """A progress bar in completions, with tokens per second; nothing for quick rollouts."""
+
+    def __init__(self, title: str, num_completions: int, shown: bool):
+        self._bar = tqdm(
+            total=num_completions, desc=title, unit="completion", leave=False, delay=2.0, disable=not shown
+        )
+        self._started, self._num_tokens = time.perf_counter(), 0
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        return self._update
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def _update(self, num_ended: int, num_tokens: int) -> None:
+        self._num_tokens += num_tokens
+        seconds = max(time.perf_counter() - self._started, 1e-9)
+        self._bar.set_postfix_str(f"{self._num_tokens / seconds:,.0f} tokens/s", refresh=False)
+        self._bar.update(num_ended)
+
+
+def _totals(scores: Sequence[Sequence[Score]]) -> torch.Tensor:
+    """[P, G] float32, NaN where every reward function abstained."""
+    totals = [[float("nan") if score.total is None else score.total for score in row] for row in scores]
+    return torch.tensor(totals, dtype=torch.float32)

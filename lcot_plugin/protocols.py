@@ -1,0 +1,46 @@
+"""What the training loop and the evaluation ask of those who write completions and of those who judge them.
+
+The records that go in and out are those of `types.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from lcot_plugin.types import EncodedPrompt, RolloutGroup, SamplingParams, Score, ScoringRequest
+
+
+class RolloutEngine(Protocol):
+    """Writes completions with the current policy."""
+
+    def generate(
+        self,
+        model: Any,
+        prompts: Sequence[EncodedPrompt],
+        sampling: SamplingParams,
+        slots: Sequence[int],
+        progress: Callable[[int, int], None] = ...,
+    ) -> list[RolloutGroup]:
+        """One group per prompt, in order.
+
+        `model`: the training model without its parallel wrapper. `slots`: each prompt's place in the global batch,
+        the same however many processes share it. `progress` is called with the numbers of completions just ended and
+        of tokens just written.
+        """
+        ...
+
+
+class CompletionScorer(Protocol):
+    """Judges completions."""
+
+    trainer_state: Any
+    """The trainer's state, for reward functions that ask for it; None outside of training."""
+
+    def score(self, requests: list[ScoringRequest]) -> list[Score]:
+        """One score per request, in order."""
+        ...
+
+    def take_counts(self) -> dict[str, int]:
+        """What happened since the last call, by the name under which it is logged: errors left out, requests made."""
+        ...
