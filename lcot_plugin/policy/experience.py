@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lcot_plugin.arguments import BatchPlan
-from lcot_plugin.policy.objectives import PolicyTerms
+from lcot_plugin.policy.objectives import Objective, PolicyTerms, policy_loss
 from lcot_plugin.types import (
     Completion,
     EncodedPrompt,
@@ -227,6 +227,21 @@ def policy_terms(micro_batch: MicroBatch, logps: torch.Tensor, entropies: torch.
         entropies=of_kept(entropies),
         idle=idle,
     )
+
+
+def on_policy_gradients(objective: Objective, micro_batch: MicroBatch, device: torch.device) -> torch.Tensor | None:
+    """[n] the loss's gradient by each log-probability of a pass; None where it depends on them, as it does off policy.
+
+    On policy every ratio is 1 whatever the log-probabilities are, so 0 does in their place.
+    """
+    on_policy = all(sequence.old_logps is None for sequence in micro_batch.sequences)
+    if not (on_policy and objective.is_linear_on_policy):
+        return None
+    with torch.enable_grad():
+        logps = torch.zeros(sum(micro_batch.lengths), device=device, requires_grad=True)
+        loss, _ = policy_loss(objective, policy_terms(micro_batch, logps, torch.zeros_like(logps)))
+        [gradients] = torch.autograd.grad(loss, logps)
+    return gradients
 
 
 def _policy_logps(sequence: TrainingSequence) -> list[float]:

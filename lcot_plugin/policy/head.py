@@ -48,13 +48,14 @@ def packed_log_probs(
     temperature: float,
     chunk_size: int,
     entropy_gradient: bool = False,
+    known_gradients: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One forward pass of a pack: log-probabilities and entropies of its targets, [n] float32 each, in nats.
 
     They are those of the policy that sampled: logits / temperature without the `banned` ids ([num_banned] int64). The
     entropies carry a gradient where `entropy_gradient` asks for it. A pack without targets takes part in the graph
     too: DDP waits for every parameter. `model`, `unwrapped` and LcotError as in `token_log_probs`; the batch is on the
-    model's device. chunk_size: tokens whose logits exist at once.
+    model's device. chunk_size: tokens whose logits exist at once. known_gradients: see `token_log_probs`.
     """
     columns = batch.target_columns
     targets = HeadTargets(torch.zeros_like(columns), columns, batch.target_ids, banned, temperature, chunk_size)
@@ -64,7 +65,14 @@ def packed_log_probs(
         **cast_media(batch.media, unwrap_base_model(unwrapped)),
         **batch.token_types,
     }
-    log_probs, entropies = token_log_probs(model, unwrapped, targets, model_inputs, entropy_gradient=entropy_gradient)
+    log_probs, entropies = token_log_probs(
+        model,
+        unwrapped,
+        targets,
+        model_inputs,
+        entropy_gradient=entropy_gradient,
+        known_gradients=known_gradients,
+    )
     return log_probs, entropies if entropy_gradient else entropies.detach()
 
 
@@ -75,12 +83,17 @@ def token_log_probs(
     model_inputs: dict[str, torch.Tensor],
     *,
     entropy_gradient: bool = False,
+    known_gradients: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One forward pass through `model`: log-probabilities and entropies, [n] float32 each.
 
     `model` may be wrapped by DDP, FSDP, DeepSpeed or PEFT; `unwrapped` is what is inside the parallel wrapper.
     Raises LcotError for families that change the logits after the output layer (soft-capping, scaling) or do not call
     it: what came out would not be log-probabilities.
+
+    known_gradients: [n] float32, the loss's gradient by each log-probability, up to a common factor, where it is known
+    before the pass (on policy it does not depend on them). A plain linear layer then computes its logits once instead
+    of twice. The backward pass holds what comes in against it.
     """
     base = unwrap_base_model(unwrapped)
 
@@ -95,6 +108,17 @@ def token_log_probs(
         hidden = hidden_states[targets.rows, targets.columns]
         output_layer = base.get_output_embeddings()
         if is_plain_linear(output_layer, to_logits) and _computed_in(hidden) != torch.float16:
+            if known_gradients is not None and not entropy_gradient and torch.is_grad_enabled():
+                log_probs = _KnownLinearLogProbs.apply(
+                    hidden,
+                    output_layer.weight,
+                    targets.token_ids,
+                    targets.banned,
+                    targets.temperature,
+                    targets.chunk_size,
+                    known_gradients,
+                )
+                return torch.stack(log_probs, dim=-1)[None]
             log_probs = _LinearLogProbs.apply(
                 hidden,
                 output_layer.weight,
@@ -208,6 +232,64 @@ class _LinearLogProbs(torch.autograd.Function):
         return hidden_gradient, weight_gradient, None, None, None, None, None
 
 
+class _KnownLinearLogProbs(torch.autograd.Function):
+    """The same where the loss's gradient by each log-probability is known up to a common factor: the gradients of
+    hidden states and weight are computed while the logits exist, as in packed SFT (`packing.loss`)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        token_ids: torch.Tensor,
+        banned: torch.Tensor,
+        temperature: float,
+        chunk_size: int,
+        known: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `_LinearLogProbs.forward`; known: [n]."""
+        dtype = _computed_in(hidden)
+        matrix, by_log_prob = weight.to(dtype), known / temperature
+        hidden_gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        weight_gradient = (
+            torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+            if ctx.needs_input_grad[1]
+            else None
+        )
+        log_probs, entropies = hidden.new_empty((2, len(hidden)), dtype=torch.promote_types(dtype, torch.float32))
+        for start in range(0, len(hidden), chunk_size):
+            chunk = slice(start, start + chunk_size)
+            inputs, ids, g = hidden[chunk].to(dtype), token_ids[chunk], by_log_prob[chunk, None]
+            logits = _scaled_logits(inputs, matrix, banned, temperature)
+            log_probs[chunk], normalisers, entropies[chunk] = _statistics(logits, ids, banned, keep=True)
+            logits_gradient = logits.sub_(normalisers[:, None]).exp_().mul_(-g)
+            logits_gradient = logits_gradient.scatter_add_(-1, ids[:, None], g).index_fill_(-1, banned, 0.0).to(dtype)
+            del logits
+            with torch.autocast(hidden.device.type, enabled=False):
+                if hidden_gradient is not None:
+                    hidden_gradient[chunk] = logits_gradient @ matrix
+                if weight_gradient is not None:
+                    _add_product(weight_gradient, logits_gradient.T, inputs)
+            del logits_gradient
+        ctx.save_for_backward(
+            known, hidden_gradient, None if weight_gradient is None else weight_gradient.to(weight.dtype)
+        )
+        ctx.mark_non_differentiable(entropies)
+        return log_probs, entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, log_prob_gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        known, *gradients = ctx.saved_tensors
+        factor = (log_prob_gradient * known).sum() / known.square().sum().clamp(min=torch.finfo(known.dtype).tiny)
+        difference = (log_prob_gradient - factor * known).abs().sum()
+        # One wait for the device per pass, for a gradient that would else be silently another objective's.
+        assert difference <= 1e-4 * log_prob_gradient.abs().sum(), "the loss has another gradient than was foretold"
+        # In place: a copy of the weight's gradient would be the largest tensor of all.
+        scaled = [None if gradient is None else gradient.mul_(factor) for gradient in gradients]
+        return (*scaled, None, None, None, None, None)
+
+
 def _scaled_logits(
     inputs: torch.Tensor, matrix: torch.Tensor, banned: torch.Tensor, temperature: float
 ) -> torch.Tensor:
@@ -223,14 +305,16 @@ def _scaled_logits(
 
 
 def _statistics(
-    logits: torch.Tensor, token_ids: torch.Tensor, banned: torch.Tensor
+    logits: torch.Tensor, token_ids: torch.Tensor, banned: torch.Tensor, keep: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """log p(token), the log of the softmax's denominator and the entropy, [chunk] each; overwrites the logits.
+    """log p(token), the log of the softmax's denominator and the entropy, [chunk] each; overwrites the logits, unless
+    they are to be kept.
 
     With x = logits - max and s = sum(exp x): log p = x - log s, and the entropy is log s - sum(exp(x) x) / s.
     """
     largest = logits.amax(-1, keepdim=True)
-    token_logits = logits.sub_(largest).gather(-1, token_ids[:, None])[:, 0]
+    logits = logits - largest if keep else logits.sub_(largest)
+    token_logits = logits.gather(-1, token_ids[:, None])[:, 0]
     shares = logits.exp()
     total = shares.sum(-1)
     log_total = total.log()

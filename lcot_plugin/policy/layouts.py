@@ -42,10 +42,15 @@ class UpdateLayout(Protocol):
         ...
 
     def log_probs(
-        self, model: Any, unwrapped: Any, micro_batch: MicroBatch, entropy_gradient: bool = False
+        self,
+        model: Any,
+        unwrapped: Any,
+        micro_batch: MicroBatch,
+        entropy_gradient: bool = False,
+        known_gradients: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """[n] log-probabilities and entropies of all completion tokens, in the order of the sequences; within
-        `computing`."""
+        `computing`. known_gradients: see `token_log_probs`."""
         ...
 
     def forget(self) -> None:
@@ -99,7 +104,12 @@ class PackedLayout:
             yield
 
     def log_probs(
-        self, model: Any, unwrapped: Any, micro_batch: MicroBatch, entropy_gradient: bool = False
+        self,
+        model: Any,
+        unwrapped: Any,
+        micro_batch: MicroBatch,
+        entropy_gradient: bool = False,
+        known_gradients: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         device = unwrap_base_model(unwrapped).device
         return packed_log_probs(
@@ -110,6 +120,7 @@ class PackedLayout:
             temperature=self.temperature,
             chunk_size=self.chunk_size,
             entropy_gradient=entropy_gradient,
+            known_gradients=known_gradients,
         )
 
     def forget(self) -> None:
@@ -156,7 +167,12 @@ class RowsLayout:
         return nullcontext()
 
     def log_probs(
-        self, model: Any, unwrapped: Any, micro_batch: MicroBatch, entropy_gradient: bool = False
+        self,
+        model: Any,
+        unwrapped: Any,
+        micro_batch: MicroBatch,
+        entropy_gradient: bool = False,
+        known_gradients: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         model_inputs, targets = build_rows(
             self.vlm,
@@ -167,7 +183,14 @@ class RowsLayout:
             self.temperature,
             self.chunk_size,
         )
-        return token_log_probs(model, unwrapped, targets, model_inputs, entropy_gradient=entropy_gradient)
+        return token_log_probs(
+            model,
+            unwrapped,
+            targets,
+            model_inputs,
+            entropy_gradient=entropy_gradient,
+            known_gradients=known_gradients,
+        )
 
     def forget(self) -> None:
         """Nothing is kept."""

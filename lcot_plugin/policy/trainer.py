@@ -25,7 +25,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 
 from lcot_plugin.arguments import BatchPlan, GrpoArguments
 from lcot_plugin.policy.dynamic_sampling import DynamicSamplingCounts
-from lcot_plugin.policy.experience import Experience, MicroBatch, ScoredGroup, policy_terms
+from lcot_plugin.policy.experience import (
+    Experience,
+    MicroBatch,
+    ScoredGroup,
+    on_policy_gradients,
+    policy_terms,
+)
 from lcot_plugin.policy.experience_maker import ExperienceMaker
 from lcot_plugin.policy.health import HealthMonitor
 from lcot_plugin.policy.layouts import PackedLayout, RowsLayout, UpdateLayout, check_layout
@@ -374,7 +380,11 @@ class GrpoTrainerMixin(_Trainer):
         micro_batch: MicroBatch = inputs["micro_batch"]
         unwrapped = self.accelerator.unwrap_model(model)
         logps, entropies = self.parts.layout.log_probs(
-            model, unwrapped, micro_batch, entropy_gradient=self.objective.entropy_gradient
+            model,
+            unwrapped,
+            micro_batch,
+            entropy_gradient=self.objective.entropy_gradient,
+            known_gradients=on_policy_gradients(self.objective, micro_batch, self.accelerator.device),
         )
         terms = policy_terms(micro_batch, logps, entropies)
         loss, statistics = policy_loss(self.objective, terms, self._entropy_floor(terms))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from rank_threads import run_ranks
 
-from lcot_plugin.arguments import BatchPlan
+from lcot_plugin.arguments import BatchPlan, GrpoArguments
 from lcot_plugin.policy.experience import (
     Experience,
     MicroBatch,
@@ -12,11 +12,13 @@ from lcot_plugin.policy.experience import (
     card_of,
     exchange,
     filler,
+    on_policy_gradients,
     policy_terms,
     reward_totals,
     sequences_of,
     update_of,
 )
+from lcot_plugin.policy.objectives import LOSS_TYPES, make_objective, policy_loss
 from lcot_plugin.types import Completion, EncodedPrompt, Ending, PromptRecord, RolloutGroup, Score, TrainingSequence
 
 
@@ -168,6 +170,42 @@ def test_a_pass_of_nothing_keeps_its_graph():
     assert len(idle.completion.token_ids) == 1 and not idle.trained and idle.token_weight == 0
     terms = policy_terms(MicroBatch([idle], 0), torch.zeros(1, requires_grad=True), torch.zeros(1))
     assert terms.is_idle and terms.logps.requires_grad
+
+
+@pytest.mark.parametrize("loss_type", sorted(LOSS_TYPES))
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_gradients_that_are_known_before_the_pass(loss_type, level):
+    """On policy they are those that come out afterwards, whatever the log-probabilities are; else nothing is said."""
+    kind = LOSS_TYPES[loss_type]
+    if kind.fixed_level and level != kind.importance_sampling_level:
+        level = None
+    objective = make_objective(GrpoArguments(grpo_loss_type=loss_type, grpo_importance_sampling_level=level), 16)
+    sequences = [sequence(4, advantage=0.75), sequence(1, weight=0.0), sequence(3, advantage=-1.5, weight=0.125)]
+    micro_batch = MicroBatch(sequences, 0)
+    known = on_policy_gradients(objective, micro_batch, torch.device("cpu"))
+    logps = (torch.randn(8) - 2).requires_grad_()
+    loss, _ = policy_loss(objective, policy_terms(micro_batch, logps, torch.zeros(8)))
+    loss.backward()
+    torch.testing.assert_close(known, logps.grad, atol=1e-6, rtol=0)
+    assert known[4] == 0 and known.count_nonzero() == 7
+    sequences[0].old_logps = torch.zeros(4)
+    assert on_policy_gradients(objective, micro_batch, torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"grpo_beta": 0.1},
+        {"grpo_entropy_coef": 0.1},
+        {"grpo_llds_coef": 0.1},
+        {"grpo_top_entropy_quantile": 0.5},
+        {"grpo_sampler_correction": "token_truncate"},
+    ],
+)
+def test_gradients_that_depend_on_the_pass_are_not_foretold(changes):
+    objective = make_objective(GrpoArguments(**changes), 16)
+    micro_batch = MicroBatch([sequence(4, advantage=0.75)], 0)
+    assert on_policy_gradients(objective, micro_batch, torch.device("cpu")) is None
 
 
 def test_a_checkpoint_does_not_hold_packed_rows():

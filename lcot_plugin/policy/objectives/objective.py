@@ -82,6 +82,16 @@ class Objective:
         )
 
     @property
+    def is_linear_on_policy(self) -> bool:
+        """Whether, on policy, the loss's gradient by the log-probabilities does not depend on them."""
+        return (
+            self.loss_type.is_linear_on_policy
+            and self.beta == self.entropy_coef == self.llds_coef == 0.0
+            and self.top_entropy_quantile == 1.0
+            and self.correction is None
+        )
+
+    @property
     def entropy_gradient(self) -> bool:
         """Whether the entropies must come with a gradient."""
         return self.entropy_coef != 0.0

@@ -48,12 +48,18 @@ class LossType:
     uses_delta: bool = False
     skips_zero_advantages: bool = False
     """Whether the surrogate and its gradient are exactly 0 where the advantage is."""
+    is_linear_on_policy: bool = False
+    """Whether, where every ratio is 1, the surrogate's gradient by the log-probabilities does not depend on them."""
     clipped: ClippedTokens | None = None
     """(ratio [n], advantages [n], settings) -> the tokens that are clipped, for the logs."""
 
 
+def _shipped(surrogate: Surrogate, aggregation: Aggregation, **fields: Any) -> LossType:
+    return LossType(surrogate, aggregation, skips_zero_advantages=True, is_linear_on_policy=True, **fields)
+
+
 def _clip_over(aggregation: Aggregation) -> LossType:
-    return LossType(clip, aggregation, uses_delta=True, skips_zero_advantages=True, clipped=clipped_tokens)
+    return _shipped(clip, aggregation, uses_delta=True, clipped=clipped_tokens)
 
 
 LOSS_TYPES: dict[str, LossType] = {
@@ -61,11 +67,11 @@ LOSS_TYPES: dict[str, LossType] = {
     "bnpo": _clip_over("micro_batch"),
     "dr_grpo": _clip_over("constant"),
     "dapo": _clip_over("token"),
-    "gspo": LossType(
-        gspo, "sequence", "sequence", fixed_level=True, skips_zero_advantages=True, clipped=clipped_tokens
+    "gspo": _shipped(
+        gspo, "sequence", importance_sampling_level="sequence", fixed_level=True, clipped=clipped_tokens
     ),
-    "cispo": LossType(cispo, "token", fixed_level=True, skips_zero_advantages=True, clipped=bounded_tokens),
-    "sapo": LossType(sapo, "sequence", fixed_level=True, skips_zero_advantages=True),
+    "cispo": _shipped(cispo, "token", fixed_level=True, clipped=bounded_tokens),
+    "sapo": _shipped(sapo, "sequence", fixed_level=True),
 }
 
 
