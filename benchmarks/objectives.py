@@ -74,12 +74,13 @@ def max_steps(changes: dict[str, object], steps: int) -> int:
 
 def train(recipe: str, output: Path, package: Path, overrides: dict[str, object]) -> None:
     """One run of `lcot train` with the package in the folder `package`."""
-    keys = [f"{key}={value}" for key, value in {**overrides, "output_dir": output}.items()]
+    keys = {**overrides, "output_dir": output, "dataset_dir": ROOT / "dataset_info"}
     output.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "lcot_plugin", "train", str(ROOT / "yaml_recipes" / recipe), *keys]
-    environment = {**os.environ, "PYTHONPATH": str(package)}
+    command = [sys.executable, "-m", "lcot_plugin", "train", str(ROOT / "yaml_recipes" / recipe)]
+    command += [f"{key}={value}" for key, value in keys.items()]
+    environment = {**os.environ, "PYTHONPATH": str(package)}  # and from its folder: `-m` looks there first
     with (output / "console.log").open("w") as log:
-        result = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        result = subprocess.run(command, cwd=package, env=environment, stdout=log, stderr=subprocess.STDOUT)
     if result.returncode:
         end = "\n".join((output / "console.log").read_text(errors="replace").splitlines()[-15:])
         sys.exit(f"{' '.join(command)} failed:\n{end}")
@@ -112,7 +113,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Arm]:
         sft = output / f"seed_{seed}" / "sft"
         if not (sft / "model.safetensors").exists():
             limit = {"max_steps": 5} if arguments.quick else {}
-            train("sft.yaml", sft, ROOT, {"seed": seed, **limit})
+            train("sft.yaml", sft, ROOT, {"model_name_or_path": ROOT / "lcot_plugin/demo/model", "seed": seed, **limit})
         bar.update()
         for name in names:
             bar.set_postfix_str(f"seed {seed}, {name}")
@@ -120,7 +121,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Arm]:
             folder = output / f"seed_{seed}" / name.replace(", ", "_").replace(" ", "_")
             if not (folder / "eval" / "eval_results.json").exists():
                 package = first_version(output / "first_version") if name == FIRST else ROOT
-                keys = {"model_name_or_path": sft, "seed": seed, "max_steps": max_steps(changes, steps), **changes}
+                keys: dict[str, object] = {
+                    "model_name_or_path": sft,
+                    "seed": seed,
+                    "max_steps": max_steps(changes, steps),
+                    **changes,
+                }
                 train("grpo.yaml", folder, package, keys)
                 few = {"max_samples": 20} if arguments.quick else {}
                 train("eval.yaml", folder / "eval", ROOT, {"model_name_or_path": folder, **few})
