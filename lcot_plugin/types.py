@@ -34,7 +34,7 @@ class Ending(StrEnum):
     """Why a completion ended."""
 
     STOPPED = "stopped"
-    """The model wrote one of its end tokens."""
+    """The model wrote one of its end tokens or stop strings."""
     TRUNCATED = "truncated"
     """`max_new_tokens` was reached first."""
 

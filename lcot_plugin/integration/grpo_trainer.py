@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
-from llamafactory.model.model_utils.visual import COMPOSITE_MODELS
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from lcot_plugin.evaluate.evaluator import Evaluator, ProblemResult, evaluation_metrics
 from lcot_plugin.integration.media import PromptEncoder
+from lcot_plugin.packing.families import trains_vision
 from lcot_plugin.policy.prompts import prompt_records
 from lcot_plugin.policy.trainer import GrpoParts, GrpoTrainerMixin
 from lcot_plugin.report.completions import COMPLETIONS_FILE, CompletionsLog, completion_line, image_name
-from lcot_plugin.vlm import unwrap_base_model
 
 
 class _TakeBackEvalCompletions(TrainerCallback):
@@ -108,13 +107,6 @@ class GrpoTrainer(GrpoTrainerMixin, CustomSeq2SeqTrainer):
             for result in results
             for sample, (completion, score) in enumerate(zip(result.completions, result.scores, strict=True))
         )
-
-
-def trains_vision(model: Any) -> bool:
-    """Whether a parameter that only images use is trained: of the vision tower, its projector, or an adapter there."""
-    family = COMPOSITE_MODELS.get(unwrap_base_model(model).config.model_type)
-    keys = [*family.vision_model_keys, *family.projector_keys] if family else []
-    return any(p.requires_grad and any(key in name for key in keys) for name, p in model.named_parameters())
 
 
 def light(result: ProblemResult) -> ProblemResult:

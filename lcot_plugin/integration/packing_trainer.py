@@ -16,12 +16,12 @@ from llamafactory.model.model_utils.visual import COMPOSITE_MODELS
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 
 from lcot_plugin.integration.example_sizes import Admission, SizeCounter, StreamSizes, measure
-from lcot_plugin.integration.grpo_trainer import trains_vision
 from lcot_plugin.integration.media import PromptEncoder
 from lcot_plugin.integration.packing_collator import PackCollator
 from lcot_plugin.integration.refusals import RunArguments, uses_zero_3
 from lcot_plugin.packing.attention import check_packable
 from lcot_plugin.packing.cost import CostModel, cost_of_model
+from lcot_plugin.packing.families import trains_vision
 from lcot_plugin.packing.trainer import PackingParts, PackingTrainerMixin
 from lcot_plugin.report.packing import PACKING_PLOT, plot_packing
 from lcot_plugin.types import PackLimits

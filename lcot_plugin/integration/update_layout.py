@@ -13,8 +13,8 @@ from lcot_plugin.errors import ArgumentError
 from lcot_plugin.integration.media import batch_media
 from lcot_plugin.integration.packing_trainer import model_cost
 from lcot_plugin.integration.refusals import RunArguments
-from lcot_plugin.packing.families import PACKABLE_FAMILIES, why_not_packable
-from lcot_plugin.packing.vision_memo import VisionMemo, trains_vision
+from lcot_plugin.packing.families import PACKABLE_FAMILIES, trains_vision, why_not_packable
+from lcot_plugin.packing.vision_memo import VisionMemo
 from lcot_plugin.policy.layouts import PackedLayout, RowsLayout, UpdateLayout
 from lcot_plugin.vlm import VisionLanguageModel
 

@@ -68,26 +68,32 @@ def segment_attention(model: Any, segments: Segments) -> Iterator[None]:
     `check_packable`. Afterwards its configuration is as before, whatever happened.
     """
     global _row
-    configs = _text_configs(model)
-    previous = [config._attn_implementation for config in configs]
     outer = _row
-    nested = outer if previous[0] == IMPLEMENTATION else None
-    _row = PackedRow(segments, previous[0] if nested is None else nested.implementation)
-    try:
-        for config in configs:
-            config._attn_implementation = IMPLEMENTATION
-        yield
-    finally:
-        _row = outer
-        for config, implementation in zip(configs, previous, strict=True):
-            config._attn_implementation = implementation
+    with text_attention(model, IMPLEMENTATION) as previous:
+        nested = outer if previous == IMPLEMENTATION else None
+        _row = PackedRow(segments, previous if nested is None else nested.implementation)
+        try:
+            yield
+        finally:
+            _row = outer
 
 
-def _text_configs(model: Any) -> list[Any]:
-    """The configurations that the text layers and the functions that build their masks read; usually one object."""
+@contextmanager
+def text_attention(model: Any, implementation: str) -> Iterator[str | None]:
+    """Has the text layers of `model` (transformers' or PEFT's) attend by an implementation that is registered with
+    `AttentionInterface`; yields the one of before, which is back afterwards, whatever happened."""
+    # The configurations that the text layers and the functions that build their masks read; usually one object.
     configs = [unwrap_base_model(model).config.get_text_config()]
     configs += [module.config for module in text_model_of(model).modules() if hasattr(module, "config")]
-    return list({id(config): config for config in configs}.values())
+    configs = list({id(config): config for config in configs}.values())
+    previous = [config._attn_implementation for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation = implementation
+        yield previous[0]
+    finally:
+        for config, before in zip(configs, previous, strict=True):
+            config._attn_implementation = before
 
 
 def segment_attention_forward(

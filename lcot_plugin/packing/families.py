@@ -76,3 +76,15 @@ def _why_not_layer(layer: Any, family: str) -> str | None:
     if "ALL_ATTENTION_FUNCTIONS" not in inspect.getsource(inspect.unwrap(type(attention).forward)):
         return f"{family!r}: {type(attention).__name__} does not call transformers' AttentionInterface"
     return None
+
+
+def trains_vision(model: Any) -> bool:
+    """Whether a parameter of the vision tower, the projector or between them is trained, by itself or by an adapter.
+
+    model: a transformers model, or a PEFT model around one. What is neither in the text model nor in the output layer
+    counts as vision.
+    """
+    base = unwrap_base_model(model)
+    text = {id(parameter) for parameter in text_model_of(base).parameters()}
+    text |= {id(parameter) for parameter in base.get_output_embeddings().parameters()}
+    return any(parameter.requires_grad and id(parameter) not in text for parameter in base.parameters())

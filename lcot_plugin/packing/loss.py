@@ -35,7 +35,7 @@ def packed_nll(
     def compute(to_logits: ToLogits, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden = hidden_states[0, batch.target_columns]
         rows = chunk_size or rows_per_chunk(base.config.get_text_config().vocab_size)
-        if is_plain_linear(output_layer, to_logits) and _computed_in(hidden) != torch.float16:
+        if is_plain_linear(output_layer, to_logits) and computed_in(hidden) != torch.float16:
             total, nll = _LinearNll.apply(
                 hidden, output_layer.weight, batch.target_ids, batch.target_weights, rows, torch.is_grad_enabled()
             )
@@ -86,7 +86,7 @@ def _chunk_nll(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), token_ids, reduction="none")
 
 
-def _computed_in(hidden: torch.Tensor) -> torch.dtype:
+def computed_in(hidden: torch.Tensor) -> torch.dtype:
     """The dtype in which a linear layer would compute here."""
     device = hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -114,7 +114,7 @@ class _LinearNll(torch.autograd.Function):
         with_gradients: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """hidden [n, hidden], weight [vocabulary, hidden], token_ids [n] int64, token_weights [n] float32."""
-        dtype = _computed_in(hidden)
+        dtype = computed_in(hidden)
         inputs, matrix = hidden.to(dtype), weight.to(dtype)
         hidden_gradient = torch.empty_like(hidden) if with_gradients and ctx.needs_input_grad[0] else None
         # A sum of many chunks in bfloat16 would lose what each one adds, so it is held in float32.
@@ -138,7 +138,7 @@ class _LinearNll(torch.autograd.Function):
                 if hidden_gradient is not None:
                     hidden_gradient[chunk] = logits_gradient @ matrix
                 if weight_gradient is not None:
-                    _add_product(weight_gradient, logits_gradient.T, inputs[chunk])
+                    add_product(weight_gradient, logits_gradient.T, inputs[chunk])
         ctx.save_for_backward(hidden_gradient, None if weight_gradient is None else weight_gradient.to(weight.dtype))
         ctx.mark_non_differentiable(nll)
         return (token_weights * nll).sum(), nll
@@ -151,7 +151,7 @@ class _LinearNll(torch.autograd.Function):
         return (*scaled, None, None, None, None)
 
 
-def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+def add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
     """total += left @ right, whatever the dtype of the product."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)

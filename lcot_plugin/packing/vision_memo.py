@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers.utils import ModelOutput
 
-from lcot_plugin.packing.families import text_model_of
+from lcot_plugin.packing.families import trains_vision
 from lcot_plugin.vlm import unwrap_base_model
 
 METHODS = ("get_image_features", "get_video_features")
@@ -108,17 +108,6 @@ class VisionMemo:
             return remembered.features
 
         return features_of
-
-
-def trains_vision(model: Any) -> bool:
-    """Whether a parameter of the vision tower, the projector or between them is trained, by itself or by an adapter.
-
-    model: as of `VisionMemo.of`. What is neither in the text model nor in the output layer counts as vision.
-    """
-    base = unwrap_base_model(model)
-    text = {id(parameter) for parameter in text_model_of(base).parameters()}
-    text |= {id(parameter) for parameter in base.get_output_embeddings().parameters()}
-    return any(parameter.requires_grad and id(parameter) not in text for parameter in base.parameters())
 
 
 def _owner(model: Any) -> Any:

@@ -16,7 +16,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from lcot_plugin.head import ToLogits, forward_with_head, recomputed_chunks
-from lcot_plugin.packing.loss import _add_product, _computed_in, is_plain_linear
+from lcot_plugin.packing.loss import add_product, computed_in, is_plain_linear
 from lcot_plugin.types import PackedBatch
 from lcot_plugin.vlm import cast_media, unwrap_base_model
 
@@ -107,7 +107,7 @@ def token_log_probs(
         # Indexed outside of the function below: autograd then sums the gradients of a column that several tokens share.
         hidden = hidden_states[targets.rows, targets.columns]
         output_layer = base.get_output_embeddings()
-        if is_plain_linear(output_layer, to_logits) and _computed_in(hidden) != torch.float16:
+        if is_plain_linear(output_layer, to_logits) and computed_in(hidden) != torch.float16:
             if known_gradients is not None and not entropy_gradient and torch.is_grad_enabled():
                 log_probs = _KnownLinearLogProbs.apply(
                     hidden,
@@ -177,7 +177,7 @@ class _LinearLogProbs(torch.autograd.Function):
         entropy_gradient: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """hidden [n, hidden], weight [vocabulary, hidden], token_ids [n] int64, banned [num_banned] int64."""
-        ctx.dtype = _computed_in(hidden)
+        ctx.dtype = computed_in(hidden)
         ctx.temperature, ctx.chunk_size, ctx.entropy_gradient = temperature, chunk_size, entropy_gradient
         log_probs, normalisers, entropies = hidden.new_empty(
             (3, len(hidden)), dtype=torch.promote_types(ctx.dtype, torch.float32)
@@ -226,7 +226,7 @@ class _LinearLogProbs(torch.autograd.Function):
                 if hidden_gradient is not None:
                     hidden_gradient[chunk] = logits_gradient @ matrix
                 if weight_gradient is not None:
-                    _add_product(weight_gradient, logits_gradient.T, inputs)
+                    add_product(weight_gradient, logits_gradient.T, inputs)
             del logits_gradient
         weight_gradient = None if weight_gradient is None else weight_gradient.to(weight.dtype)
         return hidden_gradient, weight_gradient, None, None, None, None, None
@@ -248,7 +248,7 @@ class _KnownLinearLogProbs(torch.autograd.Function):
         known: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As `_LinearLogProbs.forward`; known: [n]."""
-        dtype = _computed_in(hidden)
+        dtype = computed_in(hidden)
         matrix, by_log_prob = weight.to(dtype), known / temperature
         hidden_gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         weight_gradient = (
@@ -269,7 +269,7 @@ class _KnownLinearLogProbs(torch.autograd.Function):
                 if hidden_gradient is not None:
                     hidden_gradient[chunk] = logits_gradient @ matrix
                 if weight_gradient is not None:
-                    _add_product(weight_gradient, logits_gradient.T, inputs)
+                    add_product(weight_gradient, logits_gradient.T, inputs)
             del logits_gradient
         ctx.save_for_backward(
             known, hidden_gradient, None if weight_gradient is None else weight_gradient.to(weight.dtype)

@@ -18,11 +18,9 @@ import numpy as np
 import torch
 from transformers import AttentionInterface
 
-from lcot_plugin.packing.attention import segment_attention_forward
-from lcot_plugin.packing.families import text_model_of
+from lcot_plugin.packing.attention import segment_attention_forward, text_attention
 from lcot_plugin.rollout.block_store import BlockStore
 from lcot_plugin.rollout.readers import Readers, ReadPlan, read_plan
-from lcot_plugin.vlm import unwrap_base_model
 
 IMPLEMENTATION = "lcot_rollout"
 """Name of this attention in `AttentionInterface` and `config._attn_implementation`."""
@@ -52,19 +50,12 @@ def rollout_attention(model: Any, attention_pass: AttentionPass) -> Iterator[Non
     model: a transformers model, or a PEFT model around one. Afterwards its configuration is as before.
     """
     global _pass
-    configs = [unwrap_base_model(model).config.get_text_config()]
-    configs += [module.config for module in text_model_of(model).modules() if hasattr(module, "config")]
-    configs = list({id(config): config for config in configs}.values())
-    previous = [config._attn_implementation for config in configs]
     outer, _pass = _pass, attention_pass
     try:
-        for config in configs:
-            config._attn_implementation = IMPLEMENTATION
-        yield
+        with text_attention(model, IMPLEMENTATION):
+            yield
     finally:
         _pass = outer
-        for config, implementation in zip(configs, previous, strict=True):
-            config._attn_implementation = implementation
 
 
 def rollout_attention_forward(

@@ -8,8 +8,8 @@ from llamafactory.model import load_tokenizer
 from loaded_twins import FAMILIES, ONE_IMAGE, SHORT_TEXT, TEXT, load_twin, written
 from twins import TWIN_TEMPLATES
 
-from lcot_plugin.integration.grpo_trainer import trains_vision
 from lcot_plugin.integration.media import PromptEncoder
+from lcot_plugin.packing.families import trains_vision
 from lcot_plugin.policy.head import token_log_probs
 from lcot_plugin.types import Completion, Ending, TrainingSequence
 

@@ -25,8 +25,9 @@ from twins import TRANSFORMERS_5, TWIN_TEMPLATES, sharpen
 
 from lcot_plugin.packing.attention import segment_attention
 from lcot_plugin.packing.batch import num_patches
+from lcot_plugin.packing.families import trains_vision
 from lcot_plugin.packing.groups import pack_groups
-from lcot_plugin.packing.vision_memo import VisionMemo, trains_vision
+from lcot_plugin.packing.vision_memo import VisionMemo
 from lcot_plugin.policy.head import packed_log_probs
 from lcot_plugin.types import PackedBatch, PackGroup
 from lcot_plugin.vlm import VisionLanguageModel, unwrap_base_model

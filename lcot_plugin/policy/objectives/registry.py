@@ -67,9 +67,7 @@ LOSS_TYPES: dict[str, LossType] = {
     "bnpo": _clip_over("micro_batch"),
     "dr_grpo": _clip_over("constant"),
     "dapo": _clip_over("token"),
-    "gspo": _shipped(
-        gspo, "sequence", importance_sampling_level="sequence", fixed_level=True, clipped=clipped_tokens
-    ),
+    "gspo": _shipped(gspo, "sequence", importance_sampling_level="sequence", fixed_level=True, clipped=clipped_tokens),
     "cispo": _shipped(cispo, "token", fixed_level=True, clipped=bounded_tokens),
     "sapo": _shipped(sapo, "sequence", fixed_level=True),
 }
