@@ -180,18 +180,25 @@ def run_ours(folder: Path, case: Case) -> dict[str, Any]:
         batch = pack_groups([PackGroup(group.prompt_ids, group.completions, group.media)], vlm)
         lengths = [len(completion) for completion in group.completions]
         repeats = torch.tensor(lengths)
+        spread = {
+            "advantages": advantages(group.rewards).repeat_interleave(repeats),
+            "weights": torch.tensor(weights).repeat_interleave(repeats),
+            "lengths": lengths,
+        }
+        # As the trainer: on policy the gradient by the log-probabilities is known before they are.
+        zeros = torch.zeros(sum(lengths), requires_grad=True)
+        [known] = torch.autograd.grad(policy_loss(objective, PolicyTerms(zeros, **spread))[0], zeros)
         with segment_attention(model, batch.segments):
             logps, entropies = packed_log_probs(
-                model, model, batch, banned=banned, temperature=1.0, chunk_size=arguments.grpo_logits_chunk_size
+                model,
+                model,
+                batch,
+                banned=banned,
+                temperature=1.0,
+                chunk_size=arguments.grpo_logits_chunk_size,
+                known_gradients=known if objective.is_linear_on_policy else None,
             )
-            terms = PolicyTerms(
-                logps=logps,
-                advantages=advantages(group.rewards).repeat_interleave(repeats),
-                weights=torch.tensor(weights).repeat_interleave(repeats),
-                lengths=lengths,
-                entropies=entropies,
-            )
-            loss, _ = policy_loss(objective, terms)
+            loss, _ = policy_loss(objective, PolicyTerms(logps, **spread, entropies=entropies))
             loss.backward()
         log_probs.append(logps.detach())
         return float(loss.detach())

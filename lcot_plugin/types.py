@@ -342,7 +342,7 @@ class TrainingSequence:
     group: int
     """Its prompt's place in the rollout over all processes: sequences of one group share a prompt."""
     advantage: float = 0.0
-    """Group-relative advantage; 0.0 where it is not trained."""
+    """Against the other completions of its group."""
     trained: bool = True
     """False where it must not enter the loss (truncated and masked, broken picture, no reward): it is not computed."""
     token_weight: float = 0.0
@@ -352,6 +352,8 @@ class TrainingSequence:
     group: by the sampler); None where one update is made per rollout and the current ones serve."""
     ref_logps: torch.Tensor | None = None
     """[T] float32 log-probabilities under the reference policy; None where the objective has no KL term."""
+    replayed: bool = False
+    """Whether it was written in an earlier rollout."""
 
 
 @dataclass(frozen=True)

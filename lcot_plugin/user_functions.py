@@ -6,6 +6,7 @@ asks.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import inspect
 import re
@@ -59,7 +60,9 @@ def checked_callable(function: Any, name: str, place: str, error: type[LcotError
 
 @lru_cache(maxsize=64)
 def _file_module(path: Path) -> object:
-    spec = importlib.util.spec_from_file_location(f"lcot_user_{path.stem}_{abs(hash(path)):x}", path)
+    spec = importlib.util.spec_from_file_location(
+        f"lcot_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}", path
+    )
     assert spec is not None and spec.loader is not None  # the name ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look their module up there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,10 @@ def check_arguments(run: RunArguments) -> BatchPlan:
     """Everything that can be refused before a file is read. Raises ArgumentError."""
     training = run.training
     run.finetuning.check_grpo(training=training.do_train)
+    if training.do_train and run.finetuning.grpo_ref_sync_steps and run.finetuning.ref_model:
+        raise ArgumentError(
+            "grpo_ref_sync_steps moves the reference to the policy, and ref_model names one of its own: leave one out."
+        )
     for warning in check_objective(run.finetuning):
         logger.warning_rank0(warning)
     check_settings(run)
@@ -124,11 +129,11 @@ def make_parts(
     arguments, generating = run.finetuning, run.generating
     tokenizer, plugin = tokenizer_module["tokenizer"], template.mm_plugin
     vlm = VisionLanguageModel(model, tokenizer, (plugin.image_token, plugin.video_token, plugin.audio_token))
-    layout, rows = make_layouts(run, model, vlm, tokenizer.pad_token_id)
+    layout, rows = make_layouts(run, plan, model, vlm, tokenizer.pad_token_id)
     engine = TransformersEngine(
         vlm,
         tokenizer,
-        end_token_ids(template, tokenizer, model),
+        end_token_ids(template, tokenizer, model, arguments.stop_strings()),
         batch_media,
         arguments.grpo_rollout_batch_size,
         generating.skip_special_tokens,
@@ -173,11 +178,14 @@ def context_length(model: Any) -> int | None:
     return getattr(unwrap_base_model(model).config.get_text_config(), "max_position_embeddings", None)
 
 
-def end_token_ids(template: Any, tokenizer: Any, model: Any) -> list[int]:
-    """Every token that ends a turn: the tokenizer's, the template's stop words, those of the generation config."""
+def end_token_ids(template: Any, tokenizer: Any, model: Any, stop_strings: Sequence[str] = ()) -> list[int]:
+    """Every token that ends a turn: the tokenizer's, the template's stop words, those of the generation config, and
+    stop strings that are a special token, which a text without special tokens never holds."""
+    special = set(tokenizer.all_special_tokens)
+    of_strings = [tokenizer.convert_tokens_to_ids(text) for text in stop_strings if text in special]
     configured = unwrap_base_model(model).generation_config.eos_token_id
     configured = [configured] if isinstance(configured, int) else configured or []
-    return sorted({*template.get_stop_token_ids(tokenizer), *configured})
+    return sorted({*template.get_stop_token_ids(tokenizer), *configured, *of_strings})
 
 
 def make_evaluator(parts: GrpoParts, training_args: Any) -> Evaluator:

@@ -92,7 +92,7 @@ class GrpoTrainer(GrpoTrainerMixin, CustomSeq2SeqTrainer):
                 unit="problem",
                 disable=self.args.disable_tqdm or not self.is_local_process_zero(),
             ) as bar,
-            self.compute_loss_context_manager(),
+            self.accelerator.autocast(),
         ):
             results = self.evaluator.run(model, records, bar.update)
         gathered: list[list[ProblemResult]] = gather_object([[light(result) for result in results]])
@@ -114,5 +114,5 @@ def light(result: ProblemResult) -> ProblemResult:
     sampler's log-probabilities go. Every process sends its own to all others."""
     images = [image_name(image) for image in result.record.images]
     record = replace(result.record, input_ids=[], images=images, videos=[], audios=[])
-    completions = [replace(completion, sampler_logps=[]) for completion in result.completions]
+    completions = [replace(completion, sampler_logps=[], policy_logps=None) for completion in result.completions]
     return ProblemResult(record, completions, result.scores)

@@ -217,6 +217,11 @@ _IN_UPDATE_ONLY = (
 
 WARNED: tuple[Setting, ...] = (
     Setting(
+        "grpo_micro_batch_tokens",
+        lambda run: run.finetuning.grpo_micro_batch_tokens is not None and run.finetuning.grpo_update_layout == "rows",
+        "it has no effect on `grpo_update_layout: rows`, whose passes hold per_device_train_batch_size completions.",
+    ),
+    Setting(
         "lora_dropout",
         lambda run: (
             run.training.do_train and run.finetuning.finetuning_type == "lora" and run.finetuning.lora_dropout > 0

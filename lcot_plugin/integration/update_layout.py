@@ -9,6 +9,7 @@ from typing import Any
 
 from llamafactory.extras.logging import get_logger
 
+from lcot_plugin.arguments import BatchPlan, GrpoArguments
 from lcot_plugin.errors import ArgumentError
 from lcot_plugin.integration.media import batch_media
 from lcot_plugin.integration.packing_trainer import model_cost
@@ -22,7 +23,7 @@ logger = get_logger(f"llamafactory.{__name__}")  # a child of LLaMA-Factory's: t
 
 
 def make_layouts(
-    run: RunArguments, model: Any, vlm: VisionLanguageModel, pad_token_id: int
+    run: RunArguments, plan: BatchPlan, model: Any, vlm: VisionLanguageModel, pad_token_id: int
 ) -> tuple[UpdateLayout, RowsLayout]:
     """The layout of the run, and padded rows. Raises ArgumentError where packed groups are asked for and cannot be."""
     arguments, generating = run.finetuning, run.generating
@@ -36,7 +37,7 @@ def make_layouts(
         temperature=temperature,
         chunk_size=chunk_size,
     )
-    if arguments.grpo_update_layout == "rows":
+    if arguments.grpo_update_layout == "rows" or not run.training.do_train:
         return rows, rows
     reason = why_not_packable(model)
     if reason is not None:
@@ -46,25 +47,28 @@ def make_layouts(
                 f"{', '.join(sorted(PACKABLE_FAMILIES))}."
             )
         logger.warning_rank0(
-            f"The policy update pads one row per completion and computes every prompt once for each: {reason}."
+            f"The policy update pads one row per completion and computes every prompt once for each: {reason}. "
+            "Out of memory, lower per_device_train_batch_size; grpo_micro_batch_tokens has no effect."
         )
         return rows, rows
     max_tokens = arguments.grpo_micro_batch_tokens or (
         run.training.per_device_train_batch_size * (run.data.cutoff_len + generating.max_new_tokens)
     )
-    reuses_features = run.training.do_train and not trains_vision(model)
+    several = num_passes(arguments, plan, run.training.gradient_accumulation_steps) > 1
     packed = PackedLayout(
         vlm,
         max_tokens=max_tokens,
         cost=model_cost(model),
         temperature=temperature,
         chunk_size=chunk_size,
-        memo=VisionMemo() if reuses_features and num_passes(arguments) > 1 else None,
+        memo=VisionMemo() if several and not trains_vision(model) else None,
     )
     return packed, rows
 
 
-def num_passes(arguments: Any) -> int:
-    """How often one micro-batch is computed at least: by the policy in every iteration, by the old one, by the
-    reference."""
-    return arguments.grpo_num_iterations + (arguments.grpo_num_iterations > 1) + (arguments.grpo_beta > 0)
+def num_passes(arguments: GrpoArguments, plan: BatchPlan, accumulation: int) -> int:
+    """How often one micro-batch is computed: by the policy in every iteration, by the old one where a rollout serves
+    several updates, by the reference."""
+    off_policy = plan.micro_steps_per_rollout > accumulation
+    in_loss = arguments.grpo_beta > 0 and arguments.grpo_kl_in == "loss"
+    return plan.num_iterations + off_policy + in_loss

@@ -149,10 +149,10 @@ class PackTimes:
         if not self.active or self.num_seen <= NUM_WARM_UP:
             yield
             return
-        _wait(device)
+        wait_for(device)
         started = time.perf_counter()
         yield
-        _wait(device)
+        wait_for(device)
         count = PackCount.of(batch)
         self.rows.append((count.tokens, count.squares, count.patches, time.perf_counter() - started))
 
@@ -167,6 +167,7 @@ class PackTimes:
         return rows
 
 
-def _wait(device: Any) -> None:
+def wait_for(device: Any) -> None:
+    """Until a CUDA device has done what it was told; nothing elsewhere."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -57,7 +57,7 @@ class GroupCard:
     trained: tuple[bool, ...]
     """[G] False for completions that must not enter the loss."""
     totals: tuple[float, ...]
-    """[G] weighted reward, NaN where every reward function abstained."""
+    """[G] weighted reward, NaN where every reward function abstained or the prompt's picture is broken."""
     parts: tuple[tuple[float, ...], ...]
     """[G][F] unweighted rewards, NaN where a function abstained."""
 
@@ -76,7 +76,7 @@ class MicroBatch:
     """The sequences of one forward and backward pass on this process."""
 
     sequences: list[TrainingSequence]
-    """Those of one group follow each other; what is there for the pass's sake only has token_weight 0."""
+    """What is there for the pass's sake only has token_weight 0."""
     number: int
     """Its place in the experience."""
     packed: PackedBatch | None = field(default=None, repr=False)
@@ -122,8 +122,10 @@ def card_of(scored: ScoredGroup, owner: int, prompt_patches: int, mask_truncated
             prompt.usable and score.total is not None and not (mask_truncated and completion.ending is Ending.TRUNCATED)
             for completion, score in zip(completions, scores, strict=True)
         ),
-        totals=tuple(_or_nan(score.total) for score in scores),
-        parts=tuple(tuple(map(_or_nan, score.rewards.values())) for score in scores),
+        totals=tuple(_or_nan(score.total if prompt.usable else None) for score in scores),
+        parts=tuple(
+            tuple(_or_nan(reward if prompt.usable else None) for reward in score.rewards.values()) for score in scores
+        ),
     )
 
 

@@ -129,7 +129,9 @@ class ExperienceMaker:
     def _advantages(self, cards: list[GroupCard]) -> torch.Tensor:
         """[P, G], the same on every process."""
         parts = torch.tensor([card.parts for card in cards], dtype=torch.float32)
-        return compute_advantages(self.arguments, RewardTable(reward_totals(cards), parts, self.reward_weights))
+        return compute_advantages(
+            self.arguments, RewardTable(reward_totals(cards), parts, torch.tensor(self.reward_weights))
+        )
 
     def _with_replays(
         self,

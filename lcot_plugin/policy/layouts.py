@@ -33,8 +33,7 @@ class UpdateLayout(Protocol):
     """What the trainer asks of a layout."""
 
     def plan(self, sizes: Sequence[SequenceSize], num_ranks: int) -> list[list[list[int]]]:
-        """[num_ranks][passes] indices into `sizes`: as many passes on every rank, at least one, some maybe empty;
-        sequences of one group follow each other within a pass."""
+        """[num_ranks][passes] indices into `sizes`: as many passes on every rank, at least one, some maybe empty."""
         ...
 
     def computing(self, unwrapped: Any, micro_batch: MicroBatch) -> Any:
@@ -72,7 +71,7 @@ class PackedLayout:
         memo: VisionMemo | None = None,
     ):
         """max_tokens: of one pass. cost: what is levelled over processes. chunk_size: tokens whose logits exist at
-        once. memo: keeps the features of a frozen vision tower for further passes over a micro-batch."""
+        once. memo: keeps the features of a frozen vision tower for further passes of a model over a micro-batch."""
         self.vlm, self.max_tokens, self.cost = vlm, max_tokens, cost
         self.temperature, self.chunk_size, self.memo = temperature, chunk_size, memo
         self._banned = torch.tensor(vlm.banned_token_ids, dtype=torch.long)
@@ -99,7 +98,9 @@ class PackedLayout:
 
     @contextmanager
     def computing(self, unwrapped: Any, micro_batch: MicroBatch) -> Iterator[None]:
-        remembered = nullcontext() if self.memo is None else self.memo.of(unwrapped, micro_batch.number)
+        remembered = (
+            nullcontext() if self.memo is None else self.memo.of(unwrapped, (id(unwrapped), micro_batch.number))
+        )
         with segment_attention(unwrapped, self._packed(micro_batch).segments), remembered:
             yield
 
@@ -206,10 +207,13 @@ NUM_CHECKED = 4
 
 
 @torch.no_grad()
-def check_layout(layout: PackedLayout, rows: RowsLayout, unwrapped: Any, micro_batch: MicroBatch) -> float:
+def check_layout(
+    layout: PackedLayout, rows: RowsLayout, unwrapped: Any, micro_batch: MicroBatch, mixed_precision: bool = False
+) -> float:
     """The largest difference in nats between the packed log-probabilities and those of one sequence at a time.
 
-    Raises LcotError where it is no rounding error.
+    mixed_precision: whether the model computes in less than its weights' dtype. Raises LcotError where the difference
+    is no rounding error.
     """
     with layout.computing(unwrapped, micro_batch):
         packed, _ = layout.log_probs(unwrapped, unwrapped, micro_batch)
@@ -222,7 +226,7 @@ def check_layout(layout: PackedLayout, rows: RowsLayout, unwrapped: Any, micro_b
         ]
     )
     base = unwrap_base_model(unwrapped)
-    exact = base.dtype == torch.float32 and not torch.is_autocast_enabled(base.device.type)
+    exact = base.dtype == torch.float32 and not mixed_precision
     largest, mean = differences.max().item(), differences.mean().item()
     if not (largest <= MAX_DIFFERENCE if exact else mean <= MAX_MEAN_DIFFERENCE):
         raise LcotError(

@@ -10,7 +10,7 @@ groups, drawn by the mean of |A| over their completions, because a prompt and it
 Every rank holds the whole buffer: what is added is gathered first, so that all ranks draw the same groups without
 talking, and any rank can train any of them. That is cheap because no pixels are kept: a StoredGroup holds the
 PromptRecord, whose images are encoded anew when it is drawn, and 8 to 12 bytes per token; 256 groups of 8 completions
-with 2,000 tokens take 33 to 49 MB on every rank.
+with 2,000 tokens take 33 to 49 MB on every rank. (Pictures that a data set embeds as bytes are part of the record.)
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class StoredGroup:
 
     record: PromptRecord
     completions: tuple[Completion, ...]
-    """Without log-probabilities and token ids, which the next fields hold."""
+    """Without text, which no update needs, log-probabilities and token ids, which the next fields hold."""
     token_ids: tuple[array[int], ...]
     """[G] int32 arrays [T]."""
     sampler_logps: tuple[array[float], ...]
@@ -113,7 +113,9 @@ class StoredGroup:
         completions = [sequence.completion for sequence in sequences]
         return cls(
             record=sequences[0].prompt.record,
-            completions=tuple(replace(c, token_ids=[], sampler_logps=[], policy_logps=None) for c in completions),
+            completions=tuple(
+                replace(c, token_ids=[], sampler_logps=[], policy_logps=None, text="") for c in completions
+            ),
             token_ids=tuple(array("i", c.token_ids) for c in completions),
             sampler_logps=tuple(array("f", c.sampler_logps) for c in completions),
             policy_logps=tuple(None if c.policy_logps is None else array("f", c.policy_logps) for c in completions),
@@ -153,6 +155,7 @@ class StoredGroup:
                     advantage=self.advantages[i],
                     trained=self.trained[i] and prompt.usable,
                     old_logps=torch.tensor(old_logps, dtype=torch.float32),
+                    replayed=True,
                 )
             )
         return sequences

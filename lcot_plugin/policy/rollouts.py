@@ -72,23 +72,35 @@ class RolloutMaker:
         prompts: with their index in the training set.
         """
         records = [record for _, record in prompts]
+        self._seconds = {"rollout": 0.0, "score": 0.0}
+        self._num_scored = 0
         first = self.rank * self.plan.prompts_per_rank
         places = range(first, first + len(records))
         groups, scores = self._write_and_judge(model, records, places, seed, f"Rollout at step {step}")
         rewards = _totals(scores)
         judged = [score for row in scores for score in row]
-        add_rollout_metrics(self.sums, groups, judged, rewards, self.scorer.take_counts(), by_source=self.by_source)
+        add_rollout_metrics(self.sums, groups, judged, rewards, {}, by_source=self.by_source)
         scored = [ScoredGroup(*parts) for parts in zip(places, groups, scores, strict=True)]
         if not self.arguments.grpo_dynamic_sampling:
+            self._add_round_metrics()
             return scored, []
-        return self._with_replacements(model, scored, [index for index, _ in prompts], seed, step)
+        found = self._with_replacements(model, scored, [index for index, _ in prompts], seed, step)
+        self._add_round_metrics()
+        return found
+
+    def _add_round_metrics(self) -> None:
+        """Of all rounds together."""
+        for phase, seconds in self._seconds.items():
+            self.sums.add(f"time/{phase}", seconds)
+        for name, number in self.scorer.take_counts().items():
+            self.sums.add(name, number, self._num_scored)
 
     def _with_replacements(
         self, model: Any, scored: list[ScoredGroup], indices: list[int], seed: int, step: int
     ) -> tuple[list[ScoredGroup], list[ScoredGroup]]:
         """Further rounds of other prompts for the places whose rewards do not differ."""
         block = gather_object(
-            [(self._differs(group.scores), index) for group, index in zip(scored, indices, strict=True)]
+            [(self._differs(one.group, one.scores), index) for one, index in zip(scored, indices, strict=True)]
         )
         informative = [differs for differs, _ in block]
         taken = {index for _, index in block}
@@ -109,7 +121,7 @@ class RolloutMaker:
             groups, scores = self._write_and_judge(model, self.prompts(drawn[mine]), slots, seed, title)
             first = len(found) + mine.start
             extras |= {first + i: pair for i, pair in enumerate(zip(groups, scores, strict=True))}
-            rounds.append(gather_object([self._differs(row) for row in scores]))
+            rounds.append(gather_object([self._differs(*pair) for pair in zip(groups, scores, strict=True)]))
 
         kept, lost = {group.place: group for group in scored}, []
         for place, extra in replacements(informative, [differs for round_ in rounds for differs in round_]):
@@ -121,11 +133,16 @@ class RolloutMaker:
         self.counts = DynamicSamplingCounts.of_rollout(informative, rounds)
         return [kept[place] for place in sorted(kept)], lost
 
-    def _differs(self, scores: Sequence[Score]) -> bool:
-        """Whether the rewards of a group differ; of one reward at least where each is normalised by itself."""
+    def _differs(self, group: RolloutGroup, scores: Sequence[Score]) -> bool:
+        """Whether the rewards of a group that can be trained on differ; of one reward at least where each is
+        normalised by itself."""
+        if not group.prompt.usable:
+            return False
         table = [_totals([scores])]
         if self.arguments.grpo_multi_objective_aggregation == "normalize_then_sum":
-            parts = zip(*(score.rewards.values() for score in scores), strict=True)
+            weights = self.arguments.reward_weights() or [1.0] * len(scores[0].rewards)
+            rows = zip(*(score.rewards.values() for score in scores), strict=True)
+            parts = [row for row, weight in zip(rows, weights, strict=True) if weight]
             table = [torch.tensor([[float("nan") if value is None else value for value in row]]) for row in parts]
         return any(bool(has_variance(rewards)) for rewards in table)
 
@@ -138,12 +155,13 @@ class RolloutMaker:
         groups = self._write(model, [self.encode(record) for record in records], slots, seed, title)
         written = time.perf_counter() - started
         num_tokens = sum(len(completion.token_ids) for group in groups for completion in group.completions)
-        self.sums.add("time/rollout", written)
+        self._seconds["rollout"] += written
         self.sums.add("tokens_per_second/rollout", num_tokens, written)
         started = time.perf_counter()
         requests = [self.scoring_request(group.prompt.record, c) for group in groups for c in group.completions]
         scores = self.scorer.score(requests)
-        self.sums.add("time/score", time.perf_counter() - started)
+        self._seconds["score"] += time.perf_counter() - started
+        self._num_scored += len(requests)
         size = self.sampling.num_generations
         return groups, [scores[start : start + size] for start in range(0, len(scores), size)]
 

@@ -24,6 +24,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from lcot_plugin.arguments import BatchPlan, GrpoArguments
+from lcot_plugin.packing.throughput import wait_for
 from lcot_plugin.policy.dynamic_sampling import DynamicSamplingCounts
 from lcot_plugin.policy.experience import (
     Experience,
@@ -124,7 +125,7 @@ class GrpoTrainerMixin(_Trainer):
         self.compute_loss_func = None
         self.objective = make_objective(arguments, parts.sampling.max_new_tokens)
         self.reference = None
-        if arguments.grpo_beta and self.args.do_train:
+        if self.objective.needs_reference and self.args.do_train:
             self.reference = ReferencePolicy(self.accelerator.unwrap_model(self.model), self.ref_model)
         self.metric_sums = MetricSums()
         self.health = HealthMonitor()
@@ -197,6 +198,7 @@ class GrpoTrainerMixin(_Trainer):
             self._micro_step = self._first_micro_step(self.state.global_step)
         phase = self._micro_step % plan.micro_steps_per_rollout
         if phase == 0:
+            self._experience = None  # its pictures need not live as long as the next rollout
             self._experience = self._make_experience(prompts)
         elif self._experience is None:
             self._experience = self._load_experience()
@@ -214,10 +216,14 @@ class GrpoTrainerMixin(_Trainer):
         self.parts.layout.forget()
         self.parts.scorer.trainer_state = self.state
         roll_out, make = self._rollout_maker(), self._experience_maker()
-        with self.compute_loss_context_manager():
+        # One autocast for all tokens: by itself each forward pass would cast the weights anew.
+        with self.accelerator.autocast():
             model = self.accelerator.unwrap_model(self.model_wrapped)
             scored, lost = roll_out(model, prompts, self.args.seed * SEED_STRIDE + step, step)
+        started = time.perf_counter()
         experience, advantages = make(scored, lost, step * accumulation // self.parts.plan.micro_steps_per_rollout)
+        wait_for(self.accelerator.device)
+        self.metric_sums.add("time/prepare", time.perf_counter() - started)
         self._log_completions(scored, lost, advantages)
         self._count(roll_out.counts, make.counts)
         return experience
@@ -323,8 +329,7 @@ class GrpoTrainerMixin(_Trainer):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of the passes of one micro-step; gradients are exchanged after the last one."""
         passes, on_policy = self._begin_micro_step(inputs)
-        if passes:
-            self._check_layout_once(passes[0])
+        self._check_layout_once(passes)
         started = time.perf_counter()
         gradient_state = self.accelerator.gradient_state
         sync = gradient_state.sync_gradients
@@ -337,11 +342,13 @@ class GrpoTrainerMixin(_Trainer):
             with waiting, layout:
                 total += super().training_step(model, {"micro_batch": micro_batch, "on_policy": on_policy})
         gradient_state._set_sync_gradients(sync)
-        if passes:
-            seconds = time.perf_counter() - started
-            self.metric_sums.add("time/update", seconds)
-            trained = sum(sum(micro_batch.lengths) for micro_batch in passes)
-            self.metric_sums.add("tokens_per_second/update", trained, seconds)
+        wait_for(self.accelerator.device)
+        seconds = time.perf_counter() - started
+        self.metric_sums.add("time/update", seconds, 1 / self.args.gradient_accumulation_steps)  # per optimizer step
+        trained = sum(sum(micro_batch.lengths) for micro_batch in passes)
+        self.metric_sums.add("tokens_per_second/update", trained, seconds)
+        if self._micro_step is not None and self._micro_step % self.parts.plan.micro_steps_per_rollout == 0:
+            self.parts.layout.forget()
         return total
 
     @property
@@ -352,9 +359,11 @@ class GrpoTrainerMixin(_Trainer):
         """As they are: layouts put on the device what they need there."""
         return inputs
 
-    def _check_layout_once(self, micro_batch: MicroBatch) -> None:
+    def _check_layout_once(self, passes: list[MicroBatch]) -> None:
         """Before anything is trained on: packed log-probabilities equal those of one completion at a time."""
-        if self._layout_checked:
+        trained = (m for m in passes if any(sequence.token_weight for sequence in m.sequences))
+        micro_batch = next(trained, None)
+        if self._layout_checked or micro_batch is None:
             return
         self._layout_checked = True
         layout = self.parts.layout
@@ -365,7 +374,8 @@ class GrpoTrainerMixin(_Trainer):
         unwrapped.eval()
         try:
             with self.compute_loss_context_manager():
-                largest = check_layout(layout, self.parts.rows, unwrapped, micro_batch)
+                mixed = self.accelerator.mixed_precision != "no"
+                largest = check_layout(layout, self.parts.rows, unwrapped, micro_batch, mixed)
         finally:
             unwrapped.train(was_training)
         self.parts.say(
@@ -390,7 +400,7 @@ class GrpoTrainerMixin(_Trainer):
         loss, statistics = policy_loss(self.objective, terms, self._entropy_floor(terms))
         self.metric_sums.add_statistics(statistics)
         if inputs["on_policy"]:
-            self._add_sampler_gap(terms)
+            self._add_sampler_gap(micro_batch, terms)
         return loss * self.accelerator.num_processes * self.current_gradient_accumulation_steps
 
     def _entropy_floor(self, terms: PolicyTerms) -> torch.Tensor | None:
@@ -403,12 +413,15 @@ class GrpoTrainerMixin(_Trainer):
         everywhere = self.accelerator.gather(padded)
         return entropy_threshold(everywhere[~everywhere.isnan()], self.objective.top_entropy_quantile)
 
-    def _add_sampler_gap(self, terms: PolicyTerms) -> None:
+    def _add_sampler_gap(self, micro_batch: MicroBatch, terms: PolicyTerms) -> None:
         """How far the sampler's log-probabilities lie from the trainer's, both of the policy that rolled out."""
         assert terms.sampler_logps is not None
         if terms.is_idle:
             return
-        gap = (terms.old - terms.sampler_logps).abs()
+        # A replayed completion's old log-probabilities are the sampler's own.
+        replayed = [sequence.replayed for sequence in micro_batch.sequences if sequence.token_weight]
+        fresh = ~torch.tensor(replayed).repeat_interleave(torch.tensor(terms.num_tokens))
+        gap = (terms.old - terms.sampler_logps).abs()[fresh.to(terms.logps.device)]
         if gap.numel():
             self.metric_sums.add("sampler_gap", gap.sum(), gap.numel())
             self.metric_sums.add("sampler_gap/max", gap.max())

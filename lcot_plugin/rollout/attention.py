@@ -49,11 +49,17 @@ def rollout_attention(model: Any, attention_pass: AttentionPass) -> Iterator[Non
 
     model: a transformers model, or a PEFT model around one. Afterwards its configuration is as before.
     """
+    with text_attention(model, IMPLEMENTATION), attending(attention_pass):
+        yield
+
+
+@contextmanager
+def attending(attention_pass: AttentionPass) -> Iterator[None]:
+    """For a model that attends by this module already; finding its text layers takes milliseconds."""
     global _pass
     outer, _pass = _pass, attention_pass
     try:
-        with text_attention(model, IMPLEMENTATION):
-            yield
+        yield
     finally:
         _pass = outer
 
@@ -135,10 +141,10 @@ class DecodePass:
         num_rows, heads, _, head_dim = query.shape
         self.stores[1].write(module.layer_idx, self.blocks, self.columns, key[:, :, 0], value[:, :, 0])
         scale = head_dim**-0.5 if scaling is None else scaling
-        query = (query * scale).view(num_rows, key.shape[1], heads // key.shape[1], head_dim)
+        query = query.view(num_rows, key.shape[1], heads // key.shape[1], head_dim)
         plans = self._plans_of(sliding_window)
         parts = [
-            blockwise_attention(query, *store.read(module.layer_idx), plan)
+            blockwise_attention(query, *store.read(module.layer_idx), plan, scale)
             for store, plan in zip(self.stores, plans, strict=True)
         ]
         output = joined(parts, [plan.targets for plan in plans], num_rows)
@@ -150,8 +156,10 @@ Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 the same shape, and the values weighted by these, [n, key_heads, heads of each, head_dim]; float32."""
 
 
-def blockwise_attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, plan: ReadPlan) -> Part:
-    """query: [num_rows, key_heads, heads of each, head_dim], scaled; keys, values as `BlockStore.read` gives them."""
+def blockwise_attention(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, plan: ReadPlan, scale: float
+) -> Part:
+    """query: [num_rows, key_heads, heads of each, head_dim]; keys, values as `BlockStore.read` gives them."""
     num_blocks, num_readers, block_size = plan.bias.shape
     if plan.blocks is None:
         keys, values = keys[:num_blocks], values[:num_blocks]
@@ -160,7 +168,8 @@ def blockwise_attention(query: torch.Tensor, keys: torch.Tensor, values: torch.T
     _, key_heads, per_head, head_dim = query.shape
     # All readers of a block in one matrix: its keys are read once.
     queries = query[plan.queries].transpose(1, 2).reshape(num_blocks, key_heads, num_readers * per_head, head_dim)
-    scores = (queries @ keys.transpose(-1, -2)).float().view(num_blocks, key_heads, num_readers, per_head, block_size)
+    scores = float_product(queries, keys.transpose(-1, -2)).mul_(scale)
+    scores = scores.view(num_blocks, key_heads, num_readers, per_head, block_size)
     scores = scores + plan.bias[:, None, :, None]
     maxima = scores.amax(-1).clamp_(min=LOWEST)
     weights = (scores - maxima[..., None]).exp_()
@@ -168,6 +177,17 @@ def blockwise_attention(query: torch.Tensor, keys: torch.Tensor, values: torch.T
     outputs = outputs.view(num_blocks, key_heads, num_readers, per_head, head_dim)
     maxima, sums, outputs = (part.transpose(1, 2).flatten(0, 1) for part in (maxima, weights.sum(-1), outputs))
     return maxima, sums, outputs
+
+
+def float_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """left @ right in float32: scores rounded to half precision would be off by tenths where keys have large biases,
+    as those of the Qwen families do. [blocks, heads, n, k] by [blocks, heads, k, m]."""
+    if left.dtype == torch.float32 or left.dtype == torch.float64:
+        return left @ right
+    if not left.is_cuda:
+        return left.float() @ right.float()
+    product = torch.bmm(left.flatten(0, 1), right.flatten(0, 1), out_dtype=torch.float32)
+    return product.view(*left.shape[:2], *product.shape[1:])
 
 
 def joined(parts: list[Part], targets: list[torch.Tensor], num_rows: int) -> torch.Tensor:

@@ -128,7 +128,8 @@ def _first_above(cumulated: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     index = torch.searchsorted(cumulated, target.contiguous(), right=True)
     # That place begins the final plateau.
     last = cumulated.shape[-1] - (cumulated == cumulated[:, -1:]).sum(-1, keepdim=True)
-    return torch.minimum(index, last)
+    # Where numbers are not finite the index is legal all the same: the caller says what is wrong.
+    return torch.minimum(index, last).clamp_(max=cumulated.shape[-1] - 1)
 
 
 def row_uniforms(seed: int, keys: Sequence[tuple[int, int]], num_tokens: int) -> torch.Tensor:

@@ -10,6 +10,7 @@ to its last one's end.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lcot_plugin.rollout.attention import DecodePass, rollout_attention
+from lcot_plugin.errors import LcotError
+from lcot_plugin.packing.attention import text_attention
+from lcot_plugin.rollout.attention import IMPLEMENTATION, DecodePass, attending
 from lcot_plugin.rollout.block_store import BlockStore
 from lcot_plugin.rollout.prefill import Prefix, prefill
 from lcot_plugin.rollout.readers import Holding, Readers, find_readers
@@ -83,11 +86,12 @@ class SharedPrefixRollout:
 
     def run(self) -> list[list[Completion]]:
         """[prompts][num_generations]."""
-        while self.pending or self.rows:
-            while self.pending and len(self.rows) < self.max_rows:
-                self._admit()
-            if self.rows:
-                self._write(self.rows, self._decode())
+        with text_attention(self.model, IMPLEMENTATION):
+            while self.pending or self.rows:
+                while self.pending and len(self.rows) < self.max_rows:
+                    self._admit()
+                if self.rows:
+                    self._write(self.rows, self._decode())
         group_size = self.sampling.num_generations
         return [
             [self.drafts[prompt, index].completion(self.rule) for index in range(group_size)]
@@ -136,8 +140,13 @@ class SharedPrefixRollout:
         drawn = self.sampler(logits, torch.from_numpy(uniforms).to(self.device), seen)
         if self.seen is not None:
             self.seen[places, drawn.token_ids] = True
-        # The only wait for the device in a step. Float64 holds both ids and float32 exactly.
+        # Float64 holds both ids and float32 exactly.
         ids, *logps = torch.stack([part.double() for part in drawn if part is not None]).tolist()
+        if not all(map(math.isfinite, logps[0])):
+            raise LcotError(
+                "The model's logits are not finite: it has diverged, or overflows in this precision. Resume from an "
+                "earlier checkpoint with a lower learning_rate, or train in bf16 instead of fp16."
+            )
         sampler_logps, policy_logps = logps[0], logps[1] if len(logps) > 1 else [None] * len(rows)
         for row, token_id, sampler_logp, policy_logp in zip(rows, ids, sampler_logps, policy_logps, strict=True):
             row.draft.add(int(token_id), sampler_logp, policy_logp, self.rule)
@@ -173,7 +182,7 @@ class SharedPrefixRollout:
             self.readers = self._find_readers()
         ids, positions, blocks, columns = torch.from_numpy(inputs).to(self.device)
         stores = (self.prompt_store, store)
-        with rollout_attention(self.model, DecodePass(stores, self.readers, queries, blocks, columns)):
+        with attending(DecodePass(stores, self.readers, queries, blocks, columns)):
             output = self.model(
                 input_ids=ids[:, None], position_ids=self.setup.vlm.step_positions(positions), use_cache=False
             )

@@ -103,6 +103,11 @@ WARNED_CASES: list[tuple[str, tuple[tuple[str, Any], ...], str]] = [
         (("finetuning.finetuning_type", "oft"), ("finetuning.module_dropout", 0.1)),
         "not in the rollout",
     ),
+    (
+        "grpo_micro_batch_tokens",
+        (("finetuning.grpo_micro_batch_tokens", 4096), ("finetuning.grpo_update_layout", "rows")),
+        "no effect",
+    ),
     ("ref_model", (("finetuning.ref_model", "y"),), "grpo_beta"),
     ("group_by_length", (("training.group_by_length", True),), "no effect"),
     ("train_sampling_strategy", (("training.train_sampling_strategy", "sequential"),), "disable_shuffling"),

@@ -126,7 +126,13 @@ def test_rewards_that_are_normalised_one_by_one(roll_out):
     """Two rewards that cancel out: their sum does not differ, each does."""
     maker = object.__new__(RolloutMaker)
     scores = [Score({"a": 1.0, "b": 0.0}, 1.0, None), Score({"a": 0.0, "b": 1.0}, 1.0, None)]
+    group = RolloutGroup(EncodedPrompt(PromptRecord([1], [], "?", "3", "problems", 0), {}), [])
     maker.arguments = GrpoArguments()
-    assert not maker._differs(scores)
+    assert not maker._differs(group, scores)
     maker.arguments = replace(GrpoArguments(), grpo_multi_objective_aggregation="normalize_then_sum")
-    assert maker._differs(scores)
+    assert maker._differs(group, scores)
+    maker.arguments = replace(maker.arguments, grpo_reward_weights="0,0")
+    assert not maker._differs(group, scores), "rewards that only are logged"
+    broken = RolloutGroup(replace(group.prompt, usable=False), [])
+    maker.arguments = replace(maker.arguments, grpo_reward_weights=None)
+    assert not maker._differs(broken, scores), "a group that cannot be trained on"

@@ -83,7 +83,7 @@ def computed(world, window, scattered=0, rows=ROWS):
     at = np.array([*(PROMPT_LENGTHS[prompt] + length - 1 for prompt, length in rows), -1])
     plans = [read_plan(r, at, window, size, torch.device("cpu")) for r, size in zip(readers, SIZES, strict=True)]
     grouped = queries.view(len(rows), KEY_HEADS, -1, HEAD_DIM)
-    parts = [blockwise_attention(grouped, *store.read(0), plan) for store, plan in zip(stores, plans, strict=True)]
+    parts = [blockwise_attention(grouped, *store.read(0), plan, 1.0) for store, plan in zip(stores, plans, strict=True)]
     return joined(parts, [plan.targets for plan in plans], len(rows)).flatten(1, 2), plans
 
 

@@ -95,7 +95,14 @@ def _check_advantage(arguments: GrpoArguments) -> None:
             "grpo_scale_rewards: rloo divides by no standard deviation: leave the key out, or write `grpo_advantage: "
             "reinforce_pp_baseline`, which divides by the batch's."
         )
-    if arguments.grpo_multi_objective_aggregation == "sum_then_normalize":
+    summed = arguments.grpo_multi_objective_aggregation == "sum_then_normalize"
+    if summed and advantage == "group" and scale == "group" and arguments.grpo_kl_in == "reward":
+        raise ArgumentError(
+            "grpo_scale_rewards: in a group whose answers earn the same, only the KL divergence differs, and dividing "
+            "by the group's standard deviation would make it as large as any reward, whatever grpo_beta is: write "
+            "`grpo_scale_rewards: none` or `batch`, or `grpo_kl_in: loss`."
+        )
+    if summed:
         return
     if advantage != "group":
         raise ArgumentError(

@@ -61,7 +61,7 @@ def test_what_works_passes_without_a_word(keys: dict):
     [
         ({"loss_type": "gspo"}, "grpo_epsilon: 0.2 clips next to nothing"),
         ({"importance_sampling_level": "sequence"}, "3.0e-4"),
-        ({"beta": 0.01, "kl_in": "reward"}, "k3 in the reward"),
+        ({"beta": 0.01, "kl_in": "reward", "scale_rewards": "none"}, "k3 in the reward"),
         ({"llds_coef": 0.1}, "set grpo_num_iterations to 2"),
     ],
     ids=str,
