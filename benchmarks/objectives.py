@@ -35,9 +35,14 @@ ROOT = Path(__file__).resolve().parent.parent
 FIRST_VERSION = "dc44c1b"
 """Padded rows, one row per completion; the same recipe."""
 FIRST, DEFAULT = "first version", "dapo"
-FEW_STEPS = {"grpo_steps_per_generation": 4, "gradient_accumulation_steps": 1, "per_device_train_batch_size": 32}
+FOUR_UPDATES = {
+    "grpo_steps_per_generation": 4,
+    "gradient_accumulation_steps": 1,
+    "per_device_train_batch_size": 32,
+    "learning_rate": 5.0e-5,
+}
 """Four updates per rollout: without them the ratios are 1 and these objectives are all alike. The budget of completions
-is the same."""
+is the same, so four times the steps, at a quarter of the learning rate."""
 OBJECTIVES: dict[str, dict[str, object]] = {
     "dapo": {},
     "grpo": {"grpo_loss_type": "grpo"},
@@ -45,15 +50,15 @@ OBJECTIVES: dict[str, dict[str, object]] = {
     "dr_grpo": {"grpo_loss_type": "dr_grpo", "grpo_scale_rewards": "none"},
     "rloo": {"grpo_advantage": "rloo", "grpo_scale_rewards": "none"},
     "reinforce_pp": {"grpo_advantage": "reinforce_pp"},
-    "dapo, 4 updates": FEW_STEPS,
+    "dapo, 4 updates": FOUR_UPDATES,
     "gspo, 4 updates": {
-        **FEW_STEPS,
+        **FOUR_UPDATES,
         "grpo_loss_type": "gspo",
         "grpo_epsilon": 3e-4,
         "grpo_epsilon_high": 4e-4,
     },
-    "cispo, 4 updates": {**FEW_STEPS, "grpo_loss_type": "cispo"},
-    "sapo, 4 updates": {**FEW_STEPS, "grpo_loss_type": "sapo"},
+    "cispo, 4 updates": {**FOUR_UPDATES, "grpo_loss_type": "cispo"},
+    "sapo, 4 updates": {**FOUR_UPDATES, "grpo_loss_type": "sapo"},
     "dapo, dynamic sampling": {"grpo_dynamic_sampling": True},
     "dapo, replay": {"grpo_replay_groups": 64},
 }
