@@ -22,7 +22,28 @@ def check_objective(arguments: GrpoArguments) -> list[str]:
     _check_correction(arguments)
     _check_reference(arguments)
     _check_advantage(arguments)
-    return [*_ratio_warnings(arguments, loss_type), *_regulariser_warnings(arguments)]
+    return [*_ratio_warnings(arguments, loss_type), *_regulariser_warnings(arguments), *_unread(arguments)]
+
+
+def _unread(arguments: GrpoArguments) -> list[str]:
+    """Keys that were written and that nothing reads with these others."""
+    loss = arguments.grpo_loss_type
+    reads = {
+        "grpo_epsilon": loss not in ("sapo", "cispo"),
+        "grpo_epsilon_high": loss != "sapo",
+        "grpo_sapo_temperature_pos": loss == "sapo",
+        "grpo_sapo_temperature_neg": loss == "sapo",
+        "grpo_sampler_correction_cap": arguments.grpo_sampler_correction != "none",
+        "grpo_kl_estimator": arguments.grpo_beta != 0,
+        "grpo_dynamic_sampling_rounds": arguments.grpo_dynamic_sampling,
+    }
+    if loss == "cispo" and arguments.grpo_epsilon_high is None:
+        reads["grpo_epsilon"] = True  # its bound is 1 + epsilon_high, which is epsilon where it is not written
+    defaults = GrpoArguments()
+    written = {key for key in reads if getattr(arguments, key) != getattr(defaults, key)}
+    return [
+        f"{key}: nothing reads it with the other settings of this run." for key in sorted(written) if not reads[key]
+    ]
 
 
 def _check_surrogate(arguments: GrpoArguments, loss_type: LossType) -> None:

@@ -1,6 +1,7 @@
 import pytest
 from policy_rows import arguments
 
+from lcot_plugin.arguments import GrpoArguments
 from lcot_plugin.errors import ArgumentError
 from lcot_plugin.policy.objectives import check_objective
 
@@ -77,3 +78,24 @@ def test_a_users_functions_are_loaded_at_once(tmp_path):
     assert check_objective(arguments(loss_type=f"{file}:loss", delta=2.0, importance_sampling_level="token")) == []
     with pytest.raises(ArgumentError, match=r"advantage file .* has no function 'best'"):
         check_objective(arguments(advantage=f"{file}:best"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "unread"),
+    [
+        ({"grpo_loss_type": "sapo", "grpo_epsilon_high": 0.28, "grpo_epsilon": 0.1}, ["epsilon", "epsilon_high"]),
+        ({"grpo_loss_type": "cispo", "grpo_epsilon": 0.1}, []),
+        ({"grpo_loss_type": "cispo", "grpo_epsilon": 0.1, "grpo_epsilon_high": 4.0}, ["epsilon"]),
+        (
+            {"grpo_sapo_temperature_neg": 2.0, "grpo_sampler_correction_cap": 3.0},
+            ["sampler_correction_cap", "sapo_temp"],
+        ),
+        ({"grpo_kl_estimator": "k2", "grpo_dynamic_sampling_rounds": 5}, ["dynamic_sampling_rounds", "kl_estimator"]),
+        ({"grpo_kl_estimator": "k2", "grpo_beta": 0.01}, []),
+        ({}, []),
+    ],
+)
+def test_keys_that_nothing_reads_are_told(keys, unread):
+    told = [warning for warning in check_objective(GrpoArguments(**keys)) if "nothing reads it" in warning]
+    assert len(told) == len(unread)
+    assert all(warning.startswith(f"grpo_{key}") for warning, key in zip(told, unread, strict=True))
