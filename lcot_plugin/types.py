@@ -446,7 +446,7 @@ class PackGroup:
     prompt_ids: list[int]
     """[L] token ids, image placeholders expanded."""
     completions: list[list[int]]
-    """Token ids of each completion, at least one, all trained on."""
+    """Token ids of each completion, all trained on."""
     media: dict[str, torch.Tensor] = field(default_factory=dict)
     """The processor's tensors of the prompt's images and videos; empty without media."""
 

@@ -116,13 +116,8 @@ class _LinearNll(torch.autograd.Function):
         """hidden [n, hidden], weight [vocabulary, hidden], token_ids [n] int64, token_weights [n] float32."""
         dtype = computed_in(hidden)
         inputs, matrix = hidden.to(dtype), weight.to(dtype)
-        hidden_gradient = torch.empty_like(hidden) if with_gradients and ctx.needs_input_grad[0] else None
-        # A sum of many chunks in bfloat16 would lose what each one adds, so it is held in float32.
-        weight_gradient = (
-            torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
-            if with_gradients and ctx.needs_input_grad[1]
-            else None
-        )
+        needed = [with_gradients and needs for needs in ctx.needs_input_grad[:2]]
+        gradients = LinearGradients(hidden, weight, *needed)
         nll = torch.empty_like(token_weights)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), chunk_size):
@@ -130,16 +125,13 @@ class _LinearNll(torch.autograd.Function):
                 log_probs = (inputs[chunk] @ matrix.T).float().log_softmax(-1)
                 ids = token_ids[chunk, None]
                 nll[chunk] = -log_probs.gather(-1, ids)[:, 0]
-                if hidden_gradient is None and weight_gradient is None:
+                if not any(needed):
                     continue
                 logits_gradient = log_probs.exp_()
                 logits_gradient.scatter_add_(-1, ids, logits_gradient.new_full(ids.shape, -1.0))
                 logits_gradient = logits_gradient.mul_(token_weights[chunk, None]).to(dtype)
-                if hidden_gradient is not None:
-                    hidden_gradient[chunk] = logits_gradient @ matrix
-                if weight_gradient is not None:
-                    add_product(weight_gradient, logits_gradient.T, inputs[chunk])
-        ctx.save_for_backward(hidden_gradient, None if weight_gradient is None else weight_gradient.to(weight.dtype))
+                gradients.add(chunk, logits_gradient, inputs[chunk], matrix)
+        ctx.save_for_backward(*gradients.result())
         ctx.mark_non_differentiable(nll)
         return (token_weights * nll).sum(), nll
 
@@ -151,9 +143,29 @@ class _LinearNll(torch.autograd.Function):
         return (*scaled, None, None, None, None)
 
 
-def add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """total += left @ right, whatever the dtype of the product."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    else:
-        total.add_(left @ right)
+class LinearGradients:
+    """The gradients of `hidden @ weight.T` by hidden [n, hidden] and weight [vocabulary, hidden], chunk by chunk."""
+
+    def __init__(self, hidden: torch.Tensor, weight: torch.Tensor, by_hidden: bool, by_weight: bool) -> None:
+        self._dtype = weight.dtype
+        self._hidden = torch.empty_like(hidden) if by_hidden else None
+        # A sum of many chunks in bfloat16 would lose what each one adds, so it is held in float32.
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        self._weight = torch.zeros_like(weight, dtype=dtype) if by_weight else None
+
+    def add(self, chunk: slice, by_logits: torch.Tensor, inputs: torch.Tensor, matrix: torch.Tensor) -> None:
+        """by_logits [chunk, vocabulary] of the rows `chunk`; inputs [chunk, hidden], matrix [vocabulary, hidden]: what
+        the layer multiplied."""
+        with torch.autocast(by_logits.device.type, enabled=False):
+            if self._hidden is not None:
+                self._hidden[chunk] = by_logits @ matrix
+            if self._weight is None:
+                return
+            if self._weight.dtype == by_logits.dtype:
+                self._weight.addmm_(by_logits.T, inputs)
+            else:
+                self._weight.add_(by_logits.T @ inputs)
+
+    def result(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """By hidden and by weight, in their dtypes; None where not asked for."""
+        return self._hidden, None if self._weight is None else self._weight.to(self._dtype)

@@ -33,6 +33,9 @@ from lcot_plugin.types import (
     TrainingSequence,
 )
 
+Key = tuple[int, int]
+"""Place of the group, number of the completion within it."""
+
 
 @dataclass
 class ScoredGroup:
@@ -122,14 +125,15 @@ def card_of(scored: ScoredGroup, owner: int, prompt_patches: int, mask_truncated
             prompt.usable and score.total is not None and not (mask_truncated and completion.ending is Ending.TRUNCATED)
             for completion, score in zip(completions, scores, strict=True)
         ),
-        totals=tuple(_or_nan(score.total if prompt.usable else None) for score in scores),
+        totals=tuple(or_nan(score.total if prompt.usable else None) for score in scores),
         parts=tuple(
-            tuple(_or_nan(reward if prompt.usable else None) for reward in score.rewards.values()) for score in scores
+            tuple(or_nan(reward if prompt.usable else None) for reward in score.rewards.values()) for score in scores
         ),
     )
 
 
-def _or_nan(value: float | None) -> float:
+def or_nan(value: float | None) -> float:
+    """A reward as the tables hold it: NaN where none was given."""
     return float("nan") if value is None else float(value)
 
 
@@ -160,27 +164,27 @@ def filler(sequence: TrainingSequence, group: int) -> TrainingSequence:
 
 
 def exchange(
-    own: dict[tuple[int, int], TrainingSequence],
-    plan: list[list[list[tuple[int, int]]]],
+    own: dict[Key, TrainingSequence],
+    plan: list[list[list[Key]]],
     rank: int,
     gather: Callable[[list[Any]], list[Any]],
     encode: Callable[[PromptRecord], EncodedPrompt],
 ) -> list[list[TrainingSequence]]:
     """The sequences of this process's passes.
 
-    own: by (place, generation), the sequences that this process has. plan: [processes][passes] keys. gather: a
+    own: the sequences that this process has. plan: [processes][passes] keys. gather: a
     collective that joins the lists of all processes. Sequences travel without their pixels, which `encode` makes again.
     """
     leaving = {
         key for other, passes in enumerate(plan) if other != rank for keys in passes for key in keys
     } & own.keys()
     sent = {key: replace(own[key], prompt=replace(own[key].prompt, media={})) for key in leaving}
-    arrived: dict[tuple[int, int], TrainingSequence] = {}
+    arrived: dict[Key, TrainingSequence] = {}
     for sequences in gather([sent]):
         arrived |= sequences
     prompts: dict[int, EncodedPrompt] = {}
 
-    def sequence_of(key: tuple[int, int]) -> TrainingSequence:
+    def sequence_of(key: Key) -> TrainingSequence:
         if key in own:
             return own[key]
         found, place = arrived[key], key[0]

@@ -20,6 +20,7 @@ from lcot_plugin.policy.dynamic_sampling import DynamicSamplingCounts
 from lcot_plugin.policy.experience import (
     Experience,
     GroupCard,
+    Key,
     MicroBatch,
     ScoredGroup,
     SequenceSize,
@@ -41,8 +42,6 @@ from lcot_plugin.vlm import VisionLanguageModel
 IDLE, IMAGE_FILLER = -1, -2
 """Groups of sequences that are computed for the pass's sake only."""
 
-Key = tuple[int, int]
-"""Place of the group, number of the completion within it."""
 FrozenLogProbs = Callable[[list[MicroBatch]], list[list[torch.Tensor]]]
 """[micro-batches][sequences] tensors [T], float32, without gradient."""
 

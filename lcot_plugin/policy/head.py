@@ -16,7 +16,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from lcot_plugin.head import ToLogits, forward_with_head, recomputed_chunks
-from lcot_plugin.packing.loss import add_product, computed_in, is_plain_linear
+from lcot_plugin.packing.loss import LinearGradients, computed_in, is_plain_linear
 from lcot_plugin.types import PackedBatch
 from lcot_plugin.vlm import cast_media, unwrap_base_model
 
@@ -200,13 +200,7 @@ class _LinearLogProbs(torch.autograd.Function):
     ) -> tuple[torch.Tensor | None, ...]:
         hidden, weight, token_ids, banned, normalisers, entropies = ctx.saved_tensors
         by_log_prob, by_entropy = log_prob_gradient / ctx.temperature, entropy_gradient / ctx.temperature
-        hidden_gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        # A sum of many chunks in bfloat16 would lose what each one adds, so it is held in float32.
-        weight_gradient = (
-            torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
-            if ctx.needs_input_grad[1]
-            else None
-        )
+        gradients = LinearGradients(hidden, weight, *ctx.needs_input_grad[:2])
         matrix = weight.to(ctx.dtype)
         for start in range(0, len(hidden), ctx.chunk_size):
             chunk = slice(start, start + ctx.chunk_size)
@@ -222,14 +216,9 @@ class _LinearLogProbs(torch.autograd.Function):
                 logits_gradient = logits.exp_().mul_(-g)
             del logits
             logits_gradient = logits_gradient.scatter_add_(-1, ids, g).index_fill_(-1, banned, 0.0).to(ctx.dtype)
-            with torch.autocast(hidden.device.type, enabled=False):
-                if hidden_gradient is not None:
-                    hidden_gradient[chunk] = logits_gradient @ matrix
-                if weight_gradient is not None:
-                    add_product(weight_gradient, logits_gradient.T, inputs)
+            gradients.add(chunk, logits_gradient, inputs, matrix)
             del logits_gradient
-        weight_gradient = None if weight_gradient is None else weight_gradient.to(weight.dtype)
-        return hidden_gradient, weight_gradient, None, None, None, None, None
+        return (*gradients.result(), None, None, None, None, None)
 
 
 class _KnownLinearLogProbs(torch.autograd.Function):
@@ -250,12 +239,7 @@ class _KnownLinearLogProbs(torch.autograd.Function):
         """As `_LinearLogProbs.forward`; known: [n]."""
         dtype = computed_in(hidden)
         matrix, by_log_prob = weight.to(dtype), known / temperature
-        hidden_gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        weight_gradient = (
-            torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
-            if ctx.needs_input_grad[1]
-            else None
-        )
+        gradients = LinearGradients(hidden, weight, *ctx.needs_input_grad[:2])
         log_probs, entropies = hidden.new_empty((2, len(hidden)), dtype=torch.promote_types(dtype, torch.float32))
         for start in range(0, len(hidden), chunk_size):
             chunk = slice(start, start + chunk_size)
@@ -265,15 +249,9 @@ class _KnownLinearLogProbs(torch.autograd.Function):
             logits_gradient = logits.sub_(normalisers[:, None]).exp_().mul_(-g)
             logits_gradient = logits_gradient.scatter_add_(-1, ids[:, None], g).index_fill_(-1, banned, 0.0).to(dtype)
             del logits
-            with torch.autocast(hidden.device.type, enabled=False):
-                if hidden_gradient is not None:
-                    hidden_gradient[chunk] = logits_gradient @ matrix
-                if weight_gradient is not None:
-                    add_product(weight_gradient, logits_gradient.T, inputs)
+            gradients.add(chunk, logits_gradient, inputs, matrix)
             del logits_gradient
-        ctx.save_for_backward(
-            known, hidden_gradient, None if weight_gradient is None else weight_gradient.to(weight.dtype)
-        )
+        ctx.save_for_backward(known, *gradients.result())
         ctx.mark_non_differentiable(entropies)
         return log_probs, entropies
 

@@ -26,7 +26,7 @@ from lcot_plugin.policy.dynamic_sampling import (
     rank_slice,
     replacements,
 )
-from lcot_plugin.policy.experience import ScoredGroup
+from lcot_plugin.policy.experience import ScoredGroup, or_nan
 from lcot_plugin.policy.metrics import MetricSums
 from lcot_plugin.policy.rollout_metrics import add_rollout_metrics
 from lcot_plugin.protocols import CompletionScorer, RolloutEngine
@@ -143,7 +143,7 @@ class RolloutMaker:
             weights = self.arguments.reward_weights() or [1.0] * len(scores[0].rewards)
             rows = zip(*(score.rewards.values() for score in scores), strict=True)
             parts = [row for row, weight in zip(rows, weights, strict=True) if weight]
-            table = [torch.tensor([[float("nan") if value is None else value for value in row]]) for row in parts]
+            table = [torch.tensor([[or_nan(value) for value in row]]) for row in parts]
         return any(bool(has_variance(rewards)) for rewards in table)
 
     def _write_and_judge(
@@ -197,5 +197,5 @@ class RolloutBar:
 
 def _totals(scores: Sequence[Sequence[Score]]) -> torch.Tensor:
     """[P, G] float32, NaN where every reward function abstained."""
-    totals = [[float("nan") if score.total is None else score.total for score in row] for row in scores]
+    totals = [[or_nan(score.total) for score in row] for row in scores]
     return torch.tensor(totals, dtype=torch.float32)

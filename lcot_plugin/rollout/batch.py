@@ -7,16 +7,14 @@ completions may be decoded at once, a prompt is prefilled once for each part of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from lcot_plugin.rollout.sampling import TokenSampler, row_uniforms
-from lcot_plugin.rollout.setup import Draft, Progress, RolloutSetup
-from lcot_plugin.rollout.stopping import token_limit
-from lcot_plugin.types import Completion, EncodedPrompt, SamplingParams
+from lcot_plugin.rollout.sampling import row_uniforms
+from lcot_plugin.rollout.setup import Draft, Rollout
+from lcot_plugin.types import Completion, EncodedPrompt
 from lcot_plugin.vlm import cast_media, unwrap_base_model
 
 _DROP_FINISHED_SHARE = 0.25
@@ -43,25 +41,8 @@ class _Rows:
         return _Rows(*(None if column is None else column[keep] for column in columns))
 
 
-class BatchRollout:
-    """One call of `generate`."""
-
-    def __init__(
-        self,
-        setup: RolloutSetup,
-        model: Any,
-        prompts: Sequence[EncodedPrompt],
-        sampling: SamplingParams,
-        slots: Sequence[int],
-        progress: Progress,
-    ):
-        """`model` is in eval mode, and the call without gradients."""
-        self.setup, self.model, self.prompts, self.sampling = setup, model, prompts, sampling
-        self.slots, self.progress = slots, progress
-        self.device = next(model.parameters()).device
-        self.rule = setup.stop_rule(sampling)
-        banned = torch.tensor(setup.vlm.banned_token_ids, dtype=torch.long, device=self.device)
-        self.sampler = TokenSampler(sampling, banned)
+class BatchRollout(Rollout):
+    """Batches of whole groups, or parts of one, each until its last completion ends."""
 
     def run(self) -> list[list[Completion]]:
         """[prompts][num_generations]."""
@@ -78,10 +59,6 @@ class BatchRollout:
                     own = drafts[position * len(part) : (position + 1) * len(part)]
                     completions[prompt] += [draft.completion(self.rule) for draft in own]
         return completions
-
-    def limit(self, prompt: int, index: int) -> int:
-        """The most tokens of a prompt's completion `index`."""
-        return token_limit(self.prompts[prompt], self.sampling)
 
     def _write_batch(self, some: range, part: range) -> list[Draft]:
         """The completions `part` of the groups of the prompts `some`."""

@@ -1,4 +1,4 @@
-"""What an engine is told once. In: the loaded model's parts. Out: RolloutSetup, which both ways to decode share."""
+"""What an engine is told once. In: the loaded model's parts. Out: what both ways to decode share."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lcot_plugin.rollout.stopping import StopRule
+import torch
+
+from lcot_plugin.rollout.sampling import TokenSampler
+from lcot_plugin.rollout.stopping import StopRule, token_limit
 from lcot_plugin.types import Completion, EncodedPrompt, Ending, SamplingParams
 from lcot_plugin.vlm import VisionLanguageModel
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
 
 Progress = Callable[[int, int], None]
@@ -64,6 +66,35 @@ class Draft:
         assert self.ending is not None
         text = rule.text(self.token_ids)
         return Completion(self.token_ids, self.sampler_logps, self.ending, text, self.policy_logps or None)
+
+
+class Rollout:
+    """One call of `generate`; the subclasses say in which order the completions are decoded."""
+
+    def __init__(
+        self,
+        setup: RolloutSetup,
+        model: Any,
+        prompts: Sequence[EncodedPrompt],
+        sampling: SamplingParams,
+        slots: Sequence[int],
+        progress: Progress,
+    ):
+        """`model` is in eval mode, and the call without gradients."""
+        self.setup, self.model, self.prompts, self.sampling = setup, model, prompts, sampling
+        self.slots, self.progress = slots, progress
+        self.device = next(model.parameters()).device
+        self.rule = setup.stop_rule(sampling)
+        banned = torch.tensor(setup.vlm.banned_token_ids, dtype=torch.long, device=self.device)
+        self.sampler = TokenSampler(sampling, banned)
+
+    def run(self) -> list[list[Completion]]:
+        """[prompts][num_generations]."""
+        raise NotImplementedError
+
+    def limit(self, prompt: int, index: int) -> int:
+        """The most tokens of a prompt's completion `index`."""
+        return token_limit(self.prompts[prompt], self.sampling)
 
 
 @contextmanager

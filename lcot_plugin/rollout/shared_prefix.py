@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,10 +24,9 @@ from lcot_plugin.rollout.attention import IMPLEMENTATION, DecodePass, attending
 from lcot_plugin.rollout.block_store import BlockStore
 from lcot_plugin.rollout.prefill import Prefix, prefill
 from lcot_plugin.rollout.readers import Holding, Readers, find_readers
-from lcot_plugin.rollout.sampling import TokenSampler, uniform_numbers
-from lcot_plugin.rollout.setup import Draft, Progress, RolloutSetup
-from lcot_plugin.rollout.stopping import token_limit
-from lcot_plugin.types import Completion, EncodedPrompt, SamplingParams
+from lcot_plugin.rollout.sampling import uniform_numbers
+from lcot_plugin.rollout.setup import Draft, Rollout
+from lcot_plugin.types import Completion
 
 PROMPT_BLOCK = 512
 """The most tokens of a block of a prompt. Where all prompts are shorter, a block is as long as the longest."""
@@ -48,27 +46,13 @@ class Row:
     blocks: list[int] = field(default_factory=list)
 
 
-class SharedPrefixRollout:
-    """One call of `generate`."""
+class SharedPrefixRollout(Rollout):
+    """Completions take slots as they fall free."""
 
-    def __init__(
-        self,
-        setup: RolloutSetup,
-        model: Any,
-        prompts: Sequence[EncodedPrompt],
-        sampling: SamplingParams,
-        slots: Sequence[int],
-        progress: Progress,
-    ):
-        """`model` is in eval mode, and the call without gradients."""
-        self.setup, self.model, self.prompts, self.sampling = setup, model, prompts, sampling
-        self.seeds, self.progress = slots, progress
-        self.device = next(model.parameters()).device
-        self.rule = setup.stop_rule(sampling)
-        banned = torch.tensor(setup.vlm.banned_token_ids, dtype=torch.long, device=self.device)
-        self.sampler = TokenSampler(sampling, banned)
-
-        group_size = sampling.num_generations
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        prompts, setup = self.prompts, self.setup
+        group_size = self.sampling.num_generations
         self.max_rows = min(setup.max_rows or len(prompts) * group_size, len(prompts) * group_size)
         self.pending = deque((prompt, index) for prompt in range(len(prompts)) for index in range(group_size))
         self.drafts: dict[tuple[int, int], Draft] = {}
@@ -98,10 +82,6 @@ class SharedPrefixRollout:
             for prompt in range(len(self.prompts))
         ]
 
-    def limit(self, prompt: int, index: int) -> int:
-        """The most tokens of a prompt's completion `index`."""
-        return token_limit(self.prompts[prompt], self.sampling)
-
     def _admit(self) -> None:
         """Fills the free slots and writes the new rows' first tokens."""
         num = min(self.max_rows - len(self.rows), len(self.pending))
@@ -120,7 +100,7 @@ class SharedPrefixRollout:
         limit = self.limit(prompt, index)
         draft = Draft([], [], [], limit)
         self.drafts[prompt, index] = draft
-        uniforms = uniform_numbers(self.sampling.seed, self.seeds[prompt], index, limit)
+        uniforms = uniform_numbers(self.sampling.seed, self.slots[prompt], index, limit)
         row = Row(prompt, self.prefixes[prompt], self.free_slots.pop(), draft, uniforms)
         if self.sampler.needs_seen:
             if self.seen is None:

@@ -9,9 +9,12 @@ import os
 import signal
 import sys
 
+from torch.distributed.elastic.multiprocessing.errors import record
+
 from lcot_plugin import activation
 
 
+@record  # torchrun ends with the traceback of the process that failed first
 def main(recipe_path: str, gradients: str | None = None, kill_after: str | None = None) -> None:
     activation.activate()  # before anything of LLaMA-Factory is imported
     import torch

@@ -12,7 +12,7 @@ from lcot_plugin.policy.advantages.registry import (
     register_advantage,
     unregister_advantage,
 )
-from lcot_plugin.policy.advantages.table import AdvantageSettings, RewardTable, has_variance, share_without_variance
+from lcot_plugin.policy.advantages.table import AdvantageSettings, RewardTable, has_variance
 
 __all__ = [
     "ADVANTAGES",
@@ -22,6 +22,5 @@ __all__ = [
     "get_advantage",
     "has_variance",
     "register_advantage",
-    "share_without_variance",
     "unregister_advantage",
 ]

@@ -46,11 +46,6 @@ def has_variance(rewards: torch.Tensor) -> torch.Tensor:
     return highest > lowest
 
 
-def share_without_variance(rewards: torch.Tensor) -> float:
-    """Share of the P groups whose rewards [P, G] do not differ, 0.0 to 1.0."""
-    return 1.0 - has_variance(rewards).double().mean().item()
-
-
 def given_mean(values: torch.Tensor) -> torch.Tensor:
     """Mean over the last axis of the values that are not NaN, axis kept; 0 where none is."""
     given = ~values.isnan()

@@ -3,8 +3,8 @@
     GrpoArguments --make_objective--> Objective --token_weights--> PolicyTerms.weights
     Objective + PolicyTerms --policy_loss--> loss, statistics
 
-One file per idea: surrogates `clip`, `gspo`, `cispo`, `sapo`; `aggregation`; regularisers `llds`, `entropy_bonus`,
-`top_entropy` and `policy.kl`; `policy.sampler_correction`. `registry` knows the loss types by name, `objective`
+One file per idea: surrogates `clip` (GSPO too), `cispo`, `sapo`; `aggregation`; regularisers `llds`, `top_entropy` and
+`policy.kl`; `policy.sampler_correction`. `registry` knows the loss types by name, `objective`
 composes them, `checks` refuses what cannot work.
 """
 

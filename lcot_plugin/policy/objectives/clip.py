@@ -2,7 +2,11 @@
 
 "Clip-higher" (DAPO, arXiv 2503.14476) is an epsilon_high above epsilon: rare tokens may gain more before they are
 clipped. delta bounds the ratio where the advantage is negative, which one-sided clipping leaves unbounded (INTELLECT-2,
-arXiv 2505.07291). With ratios per sequence it is TRL's GSPO.
+arXiv 2505.07291).
+
+With one ratio per completion, the geometric mean over its tokens, it is GSPO (arXiv 2507.18071): completions of all
+lengths move in the same range, which is far narrower than a token's; the paper clips at epsilon 3e-4 and epsilon_high
+4e-4. Every token then has its completion's value, and their weights share its gradient among them.
 """
 
 from __future__ import annotations

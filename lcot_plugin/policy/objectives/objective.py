@@ -20,7 +20,6 @@ from lcot_plugin.arguments import GrpoArguments
 from lcot_plugin.errors import ArgumentError
 from lcot_plugin.policy.kl import KlEstimator, kl_terms
 from lcot_plugin.policy.objectives.aggregation import Aggregation, token_weights
-from lcot_plugin.policy.objectives.entropy_bonus import entropy_bonus
 from lcot_plugin.policy.objectives.llds import llds_terms
 from lcot_plugin.policy.objectives.ratio import SurrogateSettings
 from lcot_plugin.policy.objectives.registry import LossType, get_loss_type
@@ -176,7 +175,8 @@ def policy_loss(
         token_loss = token_loss + objective.llds_coef * llds
     if objective.entropy_coef:
         assert terms.entropies is not None
-        token_loss = token_loss - entropy_bonus(terms.entropies, objective.entropy_coef)
+        # The entropy bonus of A3C (arXiv 1602.01783): a policy that stays uncertain goes on exploring.
+        token_loss = token_loss - objective.entropy_coef * terms.entropies
 
     loss = (terms.weights * token_loss).sum()
     return loss, loss_statistics(objective.loss_type, objective.settings, terms, kl, llds, correction)

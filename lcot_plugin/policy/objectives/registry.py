@@ -24,7 +24,6 @@ from lcot_plugin.errors import ArgumentError
 from lcot_plugin.policy.objectives.aggregation import Aggregation
 from lcot_plugin.policy.objectives.cispo import bounded_tokens, cispo
 from lcot_plugin.policy.objectives.clip import clip, clipped_tokens
-from lcot_plugin.policy.objectives.gspo import gspo
 from lcot_plugin.policy.objectives.ratio import RatioLevel, SurrogateSettings
 from lcot_plugin.policy.objectives.sapo import sapo
 from lcot_plugin.policy.objectives.terms import PolicyTerms
@@ -67,7 +66,7 @@ LOSS_TYPES: dict[str, LossType] = {
     "bnpo": _clip_over("micro_batch"),
     "dr_grpo": _clip_over("constant"),
     "dapo": _clip_over("token"),
-    "gspo": _shipped(gspo, "sequence", importance_sampling_level="sequence", fixed_level=True, clipped=clipped_tokens),
+    "gspo": _shipped(clip, "sequence", importance_sampling_level="sequence", fixed_level=True, clipped=clipped_tokens),
     "cispo": _shipped(cispo, "token", fixed_level=True, clipped=bounded_tokens),
     "sapo": _shipped(sapo, "sequence", fixed_level=True),
 }

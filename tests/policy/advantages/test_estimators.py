@@ -7,7 +7,7 @@ import pytest
 import torch
 from policy_rows import arguments
 
-from lcot_plugin.policy.advantages import RewardTable, compute_advantages, has_variance, share_without_variance
+from lcot_plugin.policy.advantages import RewardTable, compute_advantages, has_variance
 
 NAN = float("nan")
 EPSILON = 1e-4
@@ -196,7 +196,6 @@ def test_a_missing_reward_is_as_if_the_completion_were_not_there(name: str):
     assert not torch.allclose(with_gap, as_zero, atol=1e-2)
 
 
-def test_share_without_variance_counts_groups_that_teach_nothing():
+def test_groups_that_teach_nothing_have_no_variance():
     rewards = torch.tensor([[0.0, 0.0, 0.0], [1.0, NAN, 1.0], [NAN, 0.5, NAN], [NAN, NAN, NAN], [0.0, NAN, 1.0]])
     assert has_variance(rewards).tolist() == [False, False, False, False, True]
-    assert share_without_variance(rewards) == pytest.approx(0.8)
