@@ -7,6 +7,7 @@ be registered.
 
 from __future__ import annotations
 
+import gc
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -83,12 +84,14 @@ def _train_grpo(tuner: ModuleType, args: dict[str, Any] | list[str], callbacks: 
 
 
 def wait_for_everyone() -> None:
-    """Keeps a process that has nothing to save from leaving milliseconds after its last collective.
+    """Waits for the other processes, so that `destroy_process_group` then ends gloo's threads.
 
-    gloo's threads let go of a collective's tensors after it has returned, and need the interpreter to do so. Where that
-    is being torn down they end the process ("terminate called without an active exception", SIGABRT), and torchrun
-    then ends the one that still saves (pytorch/pytorch#190489). In a barrier they are served, and it has no tensors.
+    They let go of a collective's tensors after it has returned, and need the interpreter to do so. Where that is being
+    torn down they end the process ("terminate called without an active exception", SIGABRT), and torchrun then ends
+    the one that still saves (pytorch/pytorch#190489). The group joins its threads when the last reference to it goes;
+    DDP's reducer, in a cycle with the trainer that has just gone out of scope, is another one.
     """
     from accelerate import PartialState
 
     PartialState().wait_for_everyone()
+    gc.collect()
