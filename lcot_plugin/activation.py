@@ -28,6 +28,7 @@ SWITCH = "LCOT_PLUGIN"
 SEAMS: dict[str, str] = {
     "llamafactory.hparams.finetuning_args": "lcot_plugin.integration.arguments",
     "llamafactory.hparams.data_args": "lcot_plugin.integration.data_arguments",
+    "llamafactory.hparams.parser": "lcot_plugin.integration.survival",
     "llamafactory.data.parser": "lcot_plugin.integration.dataset_columns",
     "llamafactory.data.mm_plugin": "lcot_plugin.integration.plugins",
     "llamafactory.data.collator": "lcot_plugin.integration.pictures",
@@ -37,6 +38,7 @@ SEAMS: dict[str, str] = {
     "llamafactory.train.sft.trainer": "lcot_plugin.integration.resume",
     "llamafactory.train.sft.workflow": "lcot_plugin.integration.packing",
     "llamafactory.train.tuner": "lcot_plugin.integration.stage",
+    "llamafactory.launcher": "lcot_plugin.integration.launcher",
     "llamafactory.webui.runner": "lcot_plugin.integration.webui",
 }
 """LLaMA-Factory module -> seam module with `apply(module) -> None`, called once per execution of the former."""

@@ -136,8 +136,54 @@ class GrpoArguments:
         "without its value there and logs the share of completions as reward_errors/NAME.",
     )
     grpo_reward_deadline: float = _key(5.0, "Seconds after which the verification of one answer is killed.")
-    grpo_rollout_engine: Literal["transformers"] = _key(
-        "transformers", "What writes the completions: `transformers` runs the training model in process."
+    grpo_rollout_engine: Literal["transformers", "vllm"] = _key(
+        "transformers",
+        "What writes the completions: `transformers` runs the training model in process; `vllm` asks vLLM servers, "
+        "which run in an environment of their own (docs/vllm.md). Needs grpo_vllm_python or grpo_vllm_url.",
+    )
+    grpo_vllm_python: str | None = _key(
+        None,
+        "Python of the environment that vLLM is installed in (`lcot vllm install DIR` makes one): the run starts a "
+        "server with it, watches it and stops it.",
+    )
+    grpo_vllm_url: str | None = _key(
+        None, "Servers that run already, comma-separated or a YAML list, for example `http://127.0.0.1:8000`."
+    )
+    grpo_vllm_devices: str | None = _key(
+        None,
+        "CUDA devices of the server that is started, for example `6,7`. Default: those of the training, with the "
+        "server asleep during the update.",
+    )
+    grpo_vllm_tensor_parallel: int = _key(1, "Devices over which the server that is started splits the model.")
+    grpo_vllm_memory: float = _key(
+        0.4, "Share of a device's memory that the server that is started may take; on the CPU it has 4 GiB of cache."
+    )
+    grpo_vllm_args: str | None = _key(
+        None, "Further arguments of `vllm serve` for the server that is started, as on a command line."
+    )
+    grpo_vllm_sync: Literal["auto", "adapter", "weights"] = _key(
+        "auto",
+        "How the server gets the policy: `adapter` loads the LoRA adapter, `weights` all weights (a LoRA merged), "
+        "`auto` the adapter where vLLM can serve it.",
+    )
+    grpo_vllm_weights_dir: str | None = _key(
+        None,
+        "Folder through which the policy reaches the servers; they must see it under the same path. Default: shared "
+        "memory for a server that is started, `output_dir` for grpo_vllm_url.",
+    )
+    grpo_vllm_timeout: float = _key(
+        600.0, "Seconds after which a group of completions is asked for again, of another server where there is one."
+    )
+    grpo_vllm_retries: int = _key(3, "How often a group is asked for again before the run ends with a checkpoint.")
+    grpo_vllm_start_timeout: float = _key(900.0, "Seconds that the server that is started may take to be ready.")
+    grpo_vllm_api_key_env: str = _key(
+        "VLLM_API_KEY",
+        "Environment variable that holds the servers' API key; one is made for a server that is started.",
+    )
+    grpo_async_rollouts: bool = _key(
+        False,
+        "Write the next rollout with vLLM while this one is trained on: its policy is then one optimizer step (or, "
+        "with several updates per rollout, one rollout) old, for which grpo_sampler_correction corrects.",
     )
     grpo_rollout_batch_size: int | None = _key(
         None,
@@ -168,6 +214,11 @@ class GrpoArguments:
     )
     grpo_log_completions: bool = _key(
         True, "Write every completion with its verdict, rewards and advantage to completions.jsonl in output_dir."
+    )
+    grpo_max_skipped_steps: int = _key(
+        5,
+        "Optimizer steps in a row that may be left out since their gradient is NaN or infinite; the next one ends the "
+        "run, with a checkpoint. 0: the first one does.",
     )
 
     def reward_functions(self) -> list[str]:
@@ -208,7 +259,7 @@ class GrpoArguments:
                 raise ArgumentError(f"{key}: {getattr(self, key)} must be at least 1.")
         for key in (
             *("grpo_beta", "grpo_eval_generations", "grpo_llds_coef", "grpo_entropy_coef"),
-            "grpo_replay_groups",
+            *("grpo_replay_groups", "grpo_max_skipped_steps"),
         ):
             if getattr(self, key) < 0:
                 raise ArgumentError(f"{key}: {getattr(self, key)} must not be negative.")
@@ -219,6 +270,7 @@ class GrpoArguments:
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ArgumentError(f"{key}: {getattr(self, key)} must be at least 1, or left out.")
         self._check_pass_rates()
+        self._check_engine(training)
         if not 0.0 <= self.grpo_min_p < 1.0:
             raise ArgumentError(f"grpo_min_p: {self.grpo_min_p} must lie in [0, 1); 0 leaves nothing out.")
         if self.grpo_reward_deadline <= 0:
@@ -247,6 +299,39 @@ class GrpoArguments:
                 f"grpo_reward_funcs ({', '.join(functions)}): write one weight per function."
             )
 
+    def vllm_urls(self) -> list[str]:
+        """The servers of grpo_vllm_url."""
+        return [url.rstrip("/") for url in split_items(self.grpo_vllm_url or "") if url]
+
+    def _check_engine(self, training: bool) -> None:
+        written = [
+            key for key in VLLM_KEYS if getattr(self, key) != next(f.default for f in fields(self) if f.name == key)
+        ]
+        if self.grpo_rollout_engine != "vllm":
+            if written:
+                raise ArgumentError(f"{written[0]} needs `grpo_rollout_engine: vllm`: write that, or leave it out.")
+            return
+        if bool(self.grpo_vllm_python) == bool(self.vllm_urls()):
+            raise ArgumentError(
+                "grpo_rollout_engine: vllm needs either grpo_vllm_python (the Python of vLLM's environment: the run "
+                "starts a server) or grpo_vllm_url (servers that run already), and not both."
+            )
+        for url in self.vllm_urls():
+            if not url.startswith(("http://", "https://")):
+                raise ArgumentError(f"grpo_vllm_url: {url!r} must begin with http:// or https://.")
+        for key in ("grpo_vllm_tensor_parallel", "grpo_vllm_timeout", "grpo_vllm_start_timeout"):
+            if getattr(self, key) <= 0:
+                raise ArgumentError(f"{key}: {getattr(self, key)} must be more than 0.")
+        if self.grpo_vllm_retries < 0:
+            raise ArgumentError(f"grpo_vllm_retries: {self.grpo_vllm_retries} must not be negative.")
+        if not 0.0 < self.grpo_vllm_memory <= 1.0:
+            raise ArgumentError(f"grpo_vllm_memory: {self.grpo_vllm_memory} must lie in (0, 1].")
+        if training and self.grpo_async_rollouts and self.grpo_sampler_correction == "none":
+            raise ArgumentError(
+                "grpo_async_rollouts trains on completions of an older policy: write for example "
+                "`grpo_sampler_correction: token_truncate`, which corrects for it."
+            )
+
     def _check_pass_rates(self) -> None:
         low, high = self.grpo_min_pass_rate, self.grpo_max_pass_rate
         for key, rate in (("grpo_min_pass_rate", low), ("grpo_max_pass_rate", high)):
@@ -258,6 +343,10 @@ class GrpoArguments:
             )
 
 
+VLLM_KEYS = (
+    *(item.name for item in fields(GrpoArguments) if item.name.startswith("grpo_vllm_")),
+    "grpo_async_rollouts",
+)
 GRPO_KEYS = tuple(item.name for item in fields(GrpoArguments))
 
 

@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_data_parser(commands)
     add_reward_parser(commands)
+    add_vllm_parser(commands)
 
     commands.add_parser(
         "doctor",
@@ -226,6 +227,26 @@ def add_reward_parser(commands: Any) -> None:
     names.add_argument("--trl", action="store_true", help="those of trl.rewards too, which takes seconds")
 
 
+def add_vllm_parser(commands: Any) -> None:
+    """The parser of `lcot vllm`."""
+    vllm = commands.add_parser(
+        "vllm",
+        help="install vLLM into an environment of its own",
+        description="vLLM and LLaMA-Factory cannot be installed together: vLLM runs in an environment of its own, "
+        "which grpo_vllm_python names.",
+    )
+    actions = vllm.add_subparsers(dest="action", required=True, metavar="ACTION")
+    install = actions.add_parser(
+        "install",
+        help="make the environment",
+        description="Make a virtual environment with vLLM in DIR: about 9 GB, by pip. The same command goes on where "
+        "it was interrupted, and does nothing where the environment is complete.",
+    )
+    install.add_argument("folder", metavar="DIR", type=Path, help="where to; made if needed")
+    install.add_argument("--version", metavar="X", help="0.29 or newer; default: the newest, with --cpu 0.32.0")
+    install.add_argument("--cpu", action="store_true", help="for a machine without a GPU, to try things out")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `lcot`; returns the exit code."""
     arguments = parse(argv)
@@ -236,6 +257,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return data(**vars(arguments))
         if arguments.command == "reward":
             return reward(**vars(arguments))
+        if arguments.command == "vllm":
+            from lcot_plugin.rollout.vllm import install
+
+            install.install(arguments.folder, arguments.version, arguments.cpu)
+            return 0
         if arguments.command == "init":
             from lcot_plugin.recipes import copy_recipes
 
@@ -251,9 +277,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lcot {arguments.command}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        if arguments.command not in ("data", "reward"):
+        if arguments.command not in ("data", "reward", "vllm"):
             raise
-        goes_on = ": the same command goes on from there" if arguments.action == "difficulty" else ""
+        goes_on = ": the same command goes on from there" if arguments.action in ("difficulty", "install") else ""
         print(f"\nlcot {arguments.command} {arguments.action}: interrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED
 

@@ -8,6 +8,10 @@ from lcot_plugin.types import RecordFault
 class LcotError(ValueError):
     """Base of every error that the user can mend."""
 
+    agreed: bool = False
+    """Whether every process of the training raises an error for this one, so that what follows (a last checkpoint) can
+    be done together. Set on the error itself; on errors that are not ours too."""
+
 
 class ArgumentError(LcotError):
     """A YAML key or a combination of keys that cannot work."""
@@ -28,6 +32,10 @@ class RecordError(DataError):
 
 class RewardError(LcotError):
     """An unknown reward, or a reward function that failed."""
+
+
+class RolloutError(LcotError):
+    """A rollout server that cannot serve this run, or none that answers any more."""
 
 
 class UnsupportedVersionError(RuntimeError):

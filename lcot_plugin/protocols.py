@@ -5,7 +5,8 @@ The records that go in and out are those of `types.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from lcot_plugin.types import EncodedPrompt, RolloutGroup, SamplingParams, Score, ScoringRequest
@@ -13,6 +14,14 @@ from lcot_plugin.types import EncodedPrompt, RolloutGroup, SamplingParams, Score
 
 class RolloutEngine(Protocol):
     """Writes completions with the current policy."""
+
+    def policy(self, model: Any, accelerator: Any, version: int) -> AbstractContextManager[Any]:
+        """Whatever `generate` needs of the policy in training; entered on every process, left before the update.
+
+        `model`: with its parallel wrapper (DDP, DeepSpeed, FSDP). `version`: the optimizer steps it has made; the same
+        number means the same weights. Yields what `generate` takes as its model.
+        """
+        ...
 
     def generate(
         self,
@@ -24,10 +33,14 @@ class RolloutEngine(Protocol):
     ) -> list[RolloutGroup]:
         """One group per prompt, in order.
 
-        `model`: the training model without its parallel wrapper. `slots`: each prompt's place in the global batch,
+        `model`: what `policy` yielded. `slots`: each prompt's place in the global batch,
         the same however many processes share it. `progress` is called with the numbers of completions just ended and
         of tokens just written.
         """
+        ...
+
+    def take_counts(self) -> Mapping[str, float]:
+        """What happened since the last call, by the name under which it is logged: requests made again, restarts."""
         ...
 
 

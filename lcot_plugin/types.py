@@ -275,6 +275,8 @@ class Completion:
     policy_logps: list[float] | None = None
     """[T] the same under the policy itself, before penalty, top-k, top-p and min-p narrowed the draw; None where
     nothing did, so that sampler_logps are these."""
+    policy_step: int | None = None
+    """Optimizer steps that the policy had made when it wrote this; None outside of training."""
 
 
 @dataclass
@@ -304,6 +306,11 @@ class SamplingParams:
     """A completion whose text holds one of these has stopped; the text keeps it."""
     seed: int = 0
     """With the prompt's slot and the completion's index it decides every random number."""
+
+    @property
+    def narrows(self) -> bool:
+        """Whether tokens are drawn from anything but the policy at this temperature."""
+        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0 or self.repetition_penalty != 1
 
 
 @dataclass(frozen=True)

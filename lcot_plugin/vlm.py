@@ -68,7 +68,8 @@ class VisionLanguageModel:
         self._get_rope_index = getattr(owner, "get_rope_index", None)
         self.image_token_id = self._config_id("image_token_id", "image_token_index")
         self.video_token_id = self._config_id("video_token_id", "video_token_index")
-        self.vocab_size = base.get_output_embeddings().weight.shape[0]
+        weight = base.get_output_embeddings().weight
+        self.vocab_size = getattr(weight, "ds_shape", weight.shape)[0]  # ZeRO-3 has emptied the weight itself
         self.banned_token_ids = self._banned(tokenizer, extra_placeholders)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def test_a_yaml_is_parsed_with_its_types():
         HfArgumentParser(GrpoArguments).parse_args_into_dataclasses(["--grpo_loss_aggregation", "mean"])
 
 
+VLLM = {"grpo_rollout_engine": "vllm", "grpo_vllm_url": "http://localhost:8000"}
 WRONG = [
     ({"grpo_num_generations": 1}, "grpo_num_generations: 1", "write 2 or more"),
     ({"grpo_num_iterations": 0}, "grpo_num_iterations: 0", "at least 1"),
@@ -81,6 +82,16 @@ WRONG = [
     ({"grpo_reward_funcs": " , "}, "grpo_reward_funcs", "grpo_reward_funcs: accuracy"),
     ({"grpo_reward_weights": "1.0,high"}, "grpo_reward_weights: '1.0,high'", "grpo_reward_weights: 1.0,0.2"),
     ({"grpo_reward_weights": "1.0,0.2"}, "grpo_reward_weights has 2 weights", "one weight per function"),
+    ({"grpo_rollout_engine": "sglang"}, "grpo_rollout_engine: 'sglang'", "must be one of transformers, vllm"),
+    ({"grpo_vllm_url": "http://localhost:8000"}, "grpo_vllm_url needs", "grpo_rollout_engine: vllm"),
+    ({"grpo_async_rollouts": True}, "grpo_async_rollouts needs", "grpo_rollout_engine: vllm"),
+    ({"grpo_rollout_engine": "vllm"}, "needs either grpo_vllm_python", "grpo_vllm_url"),
+    ({**VLLM, "grpo_vllm_python": "python"}, "needs either grpo_vllm_python", "not both"),
+    ({**VLLM, "grpo_vllm_url": "localhost:8000"}, "'localhost:8000'", "must begin with http://"),
+    ({**VLLM, "grpo_vllm_timeout": 0.0}, "grpo_vllm_timeout: 0.0", "more than 0"),
+    ({**VLLM, "grpo_vllm_retries": -1}, "grpo_vllm_retries: -1", "not be negative"),
+    ({**VLLM, "grpo_vllm_memory": 40}, "grpo_vllm_memory: 40", "must lie in (0, 1]"),
+    ({**VLLM, "grpo_async_rollouts": True}, "an older policy", "grpo_sampler_correction: token_truncate"),
 ]
 
 
@@ -104,6 +115,14 @@ def test_values_at_the_edge_are_allowed():
         grpo_eval_generations=0,
         grpo_reward_deadline=0.1,
     ).check_grpo()
+
+
+def test_servers():
+    GrpoArguments(**VLLM, grpo_async_rollouts=True, grpo_sampler_correction="token_mask").check_grpo()
+    several = GrpoArguments(**{**VLLM, "grpo_vllm_url": "http://a:8000/, https://b"})
+    several.check_grpo()
+    assert several.vllm_urls() == ["http://a:8000", "https://b"]
+    assert GrpoArguments(grpo_vllm_url=["http://a:1", "http://b:2"]).vllm_urls() == ["http://a:1", "http://b:2"]
 
 
 def test_an_evaluation_needs_no_group():

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "lcot_plugin"
-COMMON = {"types", "errors", "vlm", "head", "user_functions", "protocols"}
+COMMON = {"types", "errors", "vlm", "head", "user_functions", "protocols", "whole_weights"}
 ROOMS: dict[str, set[str]] = {
     "data": COMMON | {"rewards"},
     "render": COMMON,
-    "packing": COMMON,
+    "packing": COMMON | {"survival"},
     "rewards": COMMON,
     "rollout": COMMON | {"packing"},
-    "policy": COMMON | {"packing", "arguments"},
+    "policy": COMMON | {"packing", "arguments", "survival"},
     "evaluate": COMMON,
     "report": COMMON,
+    "survival": COMMON,
 }
 """Room -> what else of lcot_plugin it may import. integration, demo and the command line see everything."""
 

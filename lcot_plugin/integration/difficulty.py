@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -215,7 +215,8 @@ def measure(
     """
     model_args, data_args, training_args, finetuning_args, _ = run
     plan = check_arguments(run)
-    with Scorer(["accuracy"], deadline_seconds=finetuning_args.grpo_reward_deadline) as scorer:
+    with ExitStack() as stack:
+        scorer = stack.enter_context(Scorer(["accuracy"], deadline_seconds=finetuning_args.grpo_reward_deadline))
         module = load_tokenizer(model_args)
         tokenizer = module["tokenizer"]
         check_template(tokenizer, model_args, data_args)
@@ -229,7 +230,7 @@ def measure(
                 "measured: download it and write its `file_name` in dataset_info.json."
             )
         model = load_model(tokenizer, model_args, finetuning_args, False)
-        parts = make_parts(run, model, template, module, plan, scorer)
+        parts = make_parts(run, model, template, module, plan, scorer, stack)
         trainer = GrpoTrainer(
             model=model,
             args=training_args,
@@ -314,8 +315,8 @@ def sample_missing(
             f"{num_done * group:,} rollouts, those of {num_done:,} of {len(keys):,} records, are reused from "
             f"{log.path}: delete it to sample them again."
         )
-    model = trainer.accelerator.unwrap_model(trainer.model)
     with (
+        parts.engine.policy(trainer.model, trainer.accelerator, 0) as model,
         tqdm(total=len(keys) * group, initial=num_done * group, desc="Sampling", unit="rollout") as bar,
         trainer.compute_loss_context_manager(),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,16 @@ from lcot_plugin.arguments import BatchPlan, plan_batches
 from lcot_plugin.errors import ArgumentError
 from lcot_plugin.evaluate.evaluator import Evaluator
 from lcot_plugin.integration.grpo_trainer import GrpoTrainer
-from lcot_plugin.integration.media import PromptEncoder, batch_media
+from lcot_plugin.integration.media import PromptEncoder
 from lcot_plugin.integration.pass_rates import filter_by_pass_rate
 from lcot_plugin.integration.refusals import RunArguments, check_settings
+from lcot_plugin.integration.rollout_engine import (
+    EngineParts,
+    check_engine,
+    rollout_engine,
+    shares_devices,
+    weight_bytes,
+)
 from lcot_plugin.integration.update_layout import make_layouts
 from lcot_plugin.policy.objectives import check_objective
 from lcot_plugin.policy.trainer import GrpoParts
@@ -27,7 +35,6 @@ from lcot_plugin.report.completions import COMPLETIONS_FILE, CompletionsLog, com
 from lcot_plugin.report.health import HEALTH_PLOT, plot_health
 from lcot_plugin.rewards import Scorer
 from lcot_plugin.rewards.requests import scoring_request
-from lcot_plugin.rollout.transformers_engine import TransformersEngine
 from lcot_plugin.types import SamplingParams
 from lcot_plugin.vlm import VisionLanguageModel, unwrap_base_model
 
@@ -45,13 +52,8 @@ def run_grpo(
     """Trains (`do_train`), evaluates (`do_eval`), and writes everything to `output_dir`."""
     run = RunArguments(model_args, data_args, training_args, finetuning_args, generating_args)
     plan = check_arguments(run)
-    with Scorer(
-        finetuning_args.reward_functions(),
-        finetuning_args.reward_weights(),
-        deadline_seconds=finetuning_args.grpo_reward_deadline,
-        on_error=finetuning_args.grpo_reward_errors,
-        max_new_tokens=generating_args.max_new_tokens,
-    ) as scorer:
+    with ExitStack() as stack:
+        scorer = stack.enter_context(make_scorer(run))
         tokenizer_module = load_tokenizer(model_args)
         tokenizer = tokenizer_module["tokenizer"]
         check_template(tokenizer, model_args, data_args)
@@ -65,7 +67,7 @@ def run_grpo(
         if training_args.do_train and finetuning_args.grpo_beta:
             ref_model = create_ref_model(model_args, finetuning_args)
 
-        parts = make_parts(run, model, template, tokenizer_module, plan, scorer)
+        parts = make_parts(run, model, template, tokenizer_module, plan, scorer, stack)
         trainer = GrpoTrainer(
             model=model,
             args=training_args,
@@ -77,7 +79,11 @@ def run_grpo(
             **tokenizer_module,
         )
         trainer.setup_grpo(parts)
-        trainer.evaluator = make_evaluator(parts, training_args)
+        trainer.evaluator = make_evaluator(trainer, training_args)
+        used = {"train_dataset": training_args.do_train, "eval_dataset": training_args.do_eval}
+        check_engine(
+            parts, [dataset_module[name] for name, is_used in used.items() if is_used and name in dataset_module]
+        )
 
         if training_args.do_train:
             train(trainer, training_args, finetuning_args)
@@ -95,6 +101,11 @@ def check_arguments(run: RunArguments) -> BatchPlan:
     if training.do_train and run.finetuning.grpo_ref_sync_steps and run.finetuning.ref_model:
         raise ArgumentError(
             "grpo_ref_sync_steps moves the reference to the policy, and ref_model names one of its own: leave one out."
+        )
+    if run.finetuning.grpo_async_rollouts and shares_devices(run):
+        raise ArgumentError(
+            "grpo_async_rollouts writes while the model trains, so the server needs devices of its own: name them in "
+            "grpo_vllm_devices, or a running server in grpo_vllm_url."
         )
     for warning in check_objective(run.finetuning):
         logger.warning_rank0(warning)
@@ -117,6 +128,18 @@ def check_template(tokenizer: Any, model_args: Any, data_args: Any) -> None:
         )
 
 
+def make_scorer(run: RunArguments) -> Scorer:
+    """Has worker processes: to be used in a `with` statement."""
+    arguments = run.finetuning
+    return Scorer(
+        arguments.reward_functions(),
+        arguments.reward_weights(),
+        deadline_seconds=arguments.grpo_reward_deadline,
+        on_error=arguments.grpo_reward_errors,
+        max_new_tokens=run.generating.max_new_tokens,
+    )
+
+
 def make_parts(
     run: RunArguments,
     model: Any,
@@ -124,20 +147,23 @@ def make_parts(
     tokenizer_module: dict[str, Any],
     plan: BatchPlan,
     scorer: Scorer,
+    stack: ExitStack,
 ) -> GrpoParts:
-    """What the training loop and the evaluation call."""
+    """What the training loop and the evaluation call. `stack` ends what the rollout engine has started."""
     arguments, generating = run.finetuning, run.generating
     tokenizer, plugin = tokenizer_module["tokenizer"], template.mm_plugin
     vlm = VisionLanguageModel(model, tokenizer, (plugin.image_token, plugin.video_token, plugin.audio_token))
     layout, rows = make_layouts(run, plan, model, vlm, tokenizer.pad_token_id)
-    engine = TransformersEngine(
+    encoder = PromptEncoder(
+        template,
+        tokenizer_module["processor"],
         vlm,
-        tokenizer,
-        end_token_ids(template, tokenizer, model, arguments.stop_strings()),
-        batch_media,
-        arguments.grpo_rollout_batch_size,
-        generating.skip_special_tokens,
+        getattr(template, "bad_record_policy", "drop"),
+        context_length(model),
     )
+    end_tokens = end_token_ids(template, tokenizer, model, arguments.stop_strings())
+    engine_parts = EngineParts(vlm, tokenizer, end_tokens, encoder.processor, encoder.pictures, weight_bytes(model))
+    engine = stack.enter_context(rollout_engine(run, engine_parts))
     return GrpoParts(
         arguments=arguments,
         plan=plan,
@@ -154,13 +180,7 @@ def make_parts(
         vlm=vlm,
         engine=engine,
         scorer=scorer,
-        encode=PromptEncoder(
-            template,
-            tokenizer_module["processor"],
-            vlm,
-            getattr(template, "bad_record_policy", "drop"),
-            context_length(model),
-        ),
+        encode=encoder,
         layout=layout,
         rows=rows,
         scoring_request=scoring_request,
@@ -188,11 +208,12 @@ def end_token_ids(template: Any, tokenizer: Any, model: Any, stop_strings: Seque
     return sorted({*template.get_stop_token_ids(tokenizer), *configured, *of_strings})
 
 
-def make_evaluator(parts: GrpoParts, training_args: Any) -> Evaluator:
-    """Greedy and sampled accuracy with the stage's own engine and scorer."""
+def make_evaluator(trainer: GrpoTrainer, training_args: Any) -> Evaluator:
+    """Greedy and sampled accuracy with the stage's own engine and scorer, and what guards the loop's rollouts."""
+    parts = trainer.parts
     return Evaluator(
-        engine=parts.engine,
-        scorer=parts.scorer,
+        engine=trainer.guarded,
+        scorer=trainer.guarded,
         encode=parts.encode,
         sampling=replace(
             parts.sampling, num_generations=parts.arguments.grpo_eval_generations, seed=training_args.seed
@@ -211,6 +232,9 @@ def train(trainer: GrpoTrainer, training_args: Any, finetuning_args: Any) -> Non
             "prompts from the start of the epoch, none is left out."
         )
     result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    if trainer.is_fsdp_enabled:
+        # The Trainer saves no model in pieces, which checkpoints of FSDP may be.
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model()
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)

@@ -23,6 +23,9 @@ from lcot_plugin.policy.prompts import prompt_records
 from lcot_plugin.policy.trainer import GrpoParts, GrpoTrainerMixin
 from lcot_plugin.report.completions import COMPLETIONS_FILE, CompletionsLog, completion_line, image_name
 
+BEST = -1
+"""Version of the policy that `load_best_model_at_end` has loaded."""
+
 
 class _TakeBackEvalCompletions(TrainerCallback):
     """A fresh run starts its files of evaluated completions anew; a resumed one drops what follows its checkpoint."""
@@ -39,6 +42,7 @@ class GrpoTrainer(GrpoTrainerMixin, CustomSeq2SeqTrainer):
 
     evaluator: Evaluator
     control: Any
+    _best_is_loaded = False
 
     def setup_grpo(self, parts: GrpoParts) -> None:
         super().setup_grpo(parts)
@@ -46,6 +50,20 @@ class GrpoTrainer(GrpoTrainerMixin, CustomSeq2SeqTrainer):
             assert isinstance(parts.encode, PromptEncoder)
             self.image_filler = parts.encode.white_image(self.processing_class)
         self.add_callback(_TakeBackEvalCompletions())
+
+    def train(self, *arguments: Any, **settings: Any) -> Any:
+        self._best_is_loaded = False
+        return super().train(*arguments, **settings)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._best_is_loaded = True
+
+    @property
+    def policy_version(self) -> int:
+        """The optimizer steps that the policy has made; BEST where an earlier checkpoint's weights were loaded, since
+        the steps are then those of the last ones."""
+        return BEST if self._best_is_loaded else self.state.global_step
 
     def evaluate(
         self,
@@ -84,8 +102,9 @@ class GrpoTrainer(GrpoTrainerMixin, CustomSeq2SeqTrainer):
         """This process's share of the problems; returns the results of all, in the data set's order."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         records = prompt_records([dataset[i] for i in range(rank, len(dataset), world)])
-        model = self.accelerator.unwrap_model(self.model)
+        self.ahead.wait()  # the servers must not get other weights meanwhile
         with (
+            self.parts.engine.policy(self.model_wrapped, self.accelerator, self.policy_version) as model,
             tqdm(
                 total=len(records),
                 desc="Evaluating",
@@ -95,6 +114,8 @@ class GrpoTrainer(GrpoTrainerMixin, CustomSeq2SeqTrainer):
             self.accelerator.autocast(),
         ):
             results = self.evaluator.run(model, records, bar.update)
+        # Not before: until `policy` is left, a server that dies is looked after for the other processes.
+        self.guarded.agree(self)
         gathered: list[list[ProblemResult]] = gather_object([[light(result) for result in results]])
         return [result for turn in range(len(gathered[0])) for share in gathered for result in share[turn : turn + 1]]
 

@@ -66,6 +66,13 @@ class PromptEncoder:
             raise DataError(f"{record.source}, record {record.record}: its media cannot be read: {error}") from error
         return EncodedPrompt(record, media, usable=not faults, max_new_tokens=room)
 
+    def pictures(self, record: PromptRecord) -> list[Image.Image]:
+        """The record's pictures as LLaMA-Factory hands them to the processor: RGB, within image_max_pixels and
+        image_min_pixels; a grey one for each that is broken."""
+        pictures, _ = decode(record.images, "drop")
+        sizes = {key: getattr(self.processor, key) for key in ("image_max_pixels", "image_min_pixels")}
+        return self.template.mm_plugin._regularize_images(pictures, **sizes)["images"]
+
     def white_image(self, tokenizer: Any) -> EncodedPrompt:
         """A small white image and the tokens that stand for it, nothing else; what LLaMA-Factory's SFT collator adds
         to a batch without images."""

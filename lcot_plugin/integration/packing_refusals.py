@@ -6,7 +6,16 @@ is read.
 
 from __future__ import annotations
 
-from lcot_plugin.integration.refusals import RunArguments, Setting, check_tables, differs, dispatches, uses_fsdp
+from lcot_plugin.integration.refusals import (
+    IN_BACKWARD,
+    RunArguments,
+    Setting,
+    check_tables,
+    differs,
+    dispatches,
+    steps_in_backward,
+    uses_fsdp,
+)
 
 _LOSS = "the loss is computed from the hidden states of label tokens, without logits. Remove it."
 
@@ -51,6 +60,10 @@ REFUSED: tuple[Setting, ...] = (
         "packs differ in their segments at every step, so each would compile anew. Remove it.",
     ),
     Setting("fp8", differs("training", "fp8"), "it was not tried with packs. Remove it."),
+    # Optimizer
+    Setting("galore_layerwise", differs("finetuning", "galore_layerwise"), f"{IN_BACKWARD}Remove it."),
+    Setting("apollo_layerwise", differs("finetuning", "apollo_layerwise"), f"{IN_BACKWARD}Remove it."),
+    Setting("optim", steps_in_backward, f"{IN_BACKWARD}Remove it, or write `optim: adafactor` for little memory."),
     # Devices and batches
     Setting("fsdp", uses_fsdp, "not supported yet: use DDP (`torchrun`) or DeepSpeed."),
     Setting(

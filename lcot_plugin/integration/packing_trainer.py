@@ -64,6 +64,7 @@ def packing_trainer(run: RunArguments, arguments: dict[str, Any]) -> PackingTrai
             buffer_size=data.pack_buffer_size,
             shuffle=not run.finetuning.disable_shuffling,
             say=logger.info_rank0,
+            warn=logger.warning_rank0,
             plot=plotter(run, limits) if trainer.args.should_save and run.finetuning.plot_loss else None,
         )
     )

@@ -111,9 +111,9 @@ PINS: tuple[Pin, ...] = (
         "hparams.parser",
         "get_train_args",
         "integration/arguments.py",
-        "relies on its checks by stage",
+        "relies on its checks by stage, survival.py on its choice of a checkpoint",
         parameters="args",
-        calls='finetuning_args.stage != "sft"',
+        calls=('finetuning_args.stage != "sft"', "get_last_checkpoint(training_args.output_dir)"),
     ),
     # integration/data_arguments.py
     Pin(
@@ -474,10 +474,10 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "launcher",
         "launch",
-        "cli.py",
-        "lets torchrun start integration/worker.py instead of the launcher's own file",
+        "integration/launcher.py",
+        "starts torchrun in its place, cli.py with integration/worker.py instead of the launcher's own file",
         parameters="",
-        calls="file_name=__file__",
+        calls=("file_name=__file__", "subprocess.run("),
     ),
 )
 """Everything of LLaMA-Factory that the plugin touches without its being public."""

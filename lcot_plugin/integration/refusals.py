@@ -66,7 +66,26 @@ def uses_zero_3(run: RunArguments) -> bool:
 
 def uses_fsdp(run: RunArguments) -> bool:
     # `accelerate launch` says it through the environment alone.
-    return bool(run.training.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1", "yes")
+    return bool(run.training.fsdp) or _of_launch("ACCELERATE_USE_FSDP") in ("true", "1", "yes")
+
+
+def shards_weights(run: RunArguments) -> bool:
+    """Whether no process has all weights."""
+    return uses_zero_3(run) or uses_fsdp(run)
+
+
+def _of_launch(variable: str) -> str:
+    """A setting of `accelerate launch`."""
+    return os.environ.get(variable, "").lower()
+
+
+def _offloads_fsdp(run: RunArguments) -> bool:
+    return uses_fsdp(run) and ("offload" in run.training.fsdp or _of_launch("FSDP_OFFLOAD_PARAMS") == "true")
+
+
+def _wraps_by_size(run: RunArguments) -> bool:
+    by_arguments = (run.training.fsdp_config or {}).get("min_num_params", 0) > 0
+    return uses_fsdp(run) and (by_arguments or _of_launch("FSDP_AUTO_WRAP_POLICY") == "size_based_wrap")
 
 
 def _keeps_best(run: RunArguments) -> bool:
@@ -87,6 +106,32 @@ def _best_of_no_set(run: RunArguments) -> bool:
 def _plateau_of_accuracy(run: RunArguments) -> bool:
     falls_on_rise = (run.training.lr_scheduler_kwargs or {}).get("mode") != "max"
     return run.training.lr_scheduler_type == "reduce_lr_on_plateau" and run.training.greater_is_better and falls_on_rise
+
+
+def steps_in_backward(run: RunArguments) -> bool:
+    """Whether `optim` names an optimizer that changes weights before a backward has ended."""
+    return "layerwise" in run.training.optim or "lomo" in run.training.optim
+
+
+IN_BACKWARD = (
+    "it changes each weight within the backward, so a step has as many updates as backwards, none of them clipped, and "
+    "a gradient that is not finite cannot be left out. "
+)
+
+
+def _vllm_narrows(run: RunArguments) -> bool:
+    """Whether vLLM draws from less than the policy; its log-probabilities are then those of the narrowed draw alone."""
+    generating = run.generating
+    narrowed = generating.top_p < 1 or generating.top_k > 0 or run.finetuning.grpo_min_p > 0
+    by_vllm = run.training.do_train and run.finetuning.grpo_rollout_engine == "vllm"
+    return by_vllm and (narrowed or generating.repetition_penalty != 1)
+
+
+def _goes_by_sampler(run: RunArguments) -> bool:
+    """Whether the update uses the sampler's log-probabilities as the policy's."""
+    arguments = run.finetuning
+    corrected = arguments.grpo_sampler_correction != "none" or arguments.grpo_async_rollouts
+    return corrected or arguments.grpo_replay_groups > 0
 
 
 _SFT_LOSS = "it replaces SFT's loss. Remove it; `grpo_loss_type` chooses among GRPO's."
@@ -131,16 +176,36 @@ REFUSED: tuple[Setting, ...] = (
         differs("training", "torch_compile"),
         "prompts, images and completions differ in size at every step, so each would compile anew. Remove it.",
     ),
+    # Optimizer
+    Setting("galore_layerwise", differs("finetuning", "galore_layerwise"), f"{IN_BACKWARD}Keep `use_galore` alone."),
+    Setting("apollo_layerwise", differs("finetuning", "apollo_layerwise"), f"{IN_BACKWARD}Keep `use_apollo` alone."),
+    Setting("optim", steps_in_backward, f"{IN_BACKWARD}Write `optim: adamw_torch`, or `adafactor` for little memory."),
     # Devices
     Setting(
-        "deepspeed",
-        uses_zero_3,
-        "ZeRO-3 is not supported yet, since rollouts need whole weights: use a ZeRO-1 or ZeRO-2 configuration.",
+        "fsdp",
+        lambda run: uses_fsdp(run) and not run.training.do_train,
+        "it shards what is trained, and nothing is. Remove it.",
     ),
     Setting(
-        "fsdp",
-        uses_fsdp,
-        "not supported yet: use DDP (`torchrun`), or DeepSpeed with a ZeRO-1 or ZeRO-2 configuration.",
+        "fsdp: offload",
+        _offloads_fsdp,
+        "it was not tried with rollouts. Remove `offload`, or use DeepSpeed with a ZeRO-3 configuration that offloads.",
+    ),
+    Setting(
+        "fsdp_config: min_num_params",
+        _wraps_by_size,
+        "it may wrap the output layer, which every process calls as often as its own tokens need. Write the layers to "
+        "wrap instead: `fsdp_transformer_layer_cls_to_wrap`.",
+    ),
+    Setting(
+        "quantization_bit",
+        lambda run: shards_weights(run) and run.model.quantization_bit is not None,
+        "rollouts with sharded weights (ZeRO-3, FSDP) were not tried with quantised ones. Use DDP or ZeRO-2.",
+    ),
+    Setting(
+        "grpo_ref_sync_steps",
+        lambda run: shards_weights(run) and bool(run.finetuning.grpo_ref_sync_steps),
+        "a checkpoint would hold one process's shard of the moved reference (ZeRO-3, FSDP). Use DDP or ZeRO-2.",
     ),
     # Batches
     Setting("streaming", differs("data", "streaming"), "the number of prompts must be known. Remove it."),
@@ -182,6 +247,14 @@ REFUSED: tuple[Setting, ...] = (
         lambda run: not run.training.do_train and run.finetuning.grpo_eval_generations > 0 and _greedy(run),
         "`do_sample: false` or `temperature: 0` would make all of these samples the greedy answer, which is measured "
         "anyway: write `grpo_eval_generations: 0`, or sample.",
+    ),
+    Setting(
+        "grpo_rollout_engine: vllm",
+        lambda run: _vllm_narrows(run) and _goes_by_sampler(run),
+        "with top_p, top_k, grpo_min_p or repetition_penalty it tells the log-probabilities of the narrowed draw only, "
+        "and grpo_sampler_correction, grpo_async_rollouts "
+        "and grpo_replay_groups need those of the policy: write `top_p: 1.0`, `top_k: 0`, `grpo_min_p: 0.0` and "
+        "`repetition_penalty: 1.0`, or leave those three out.",
     ),
     Setting("num_beams", differs("generating", "num_beams", 1), "completions are sampled, not searched. Remove it."),
     Setting("eval_num_beams", differs("data", "eval_num_beams", 1), "no answer is searched for by beams. Remove it."),
@@ -239,6 +312,13 @@ WARNED: tuple[Setting, ...] = (
         "ref_model",
         lambda run: run.finetuning.ref_model is not None and run.finetuning.grpo_beta == 0,
         "it has no effect while grpo_beta is 0, the weight of the KL divergence to it.",
+    ),
+    Setting(
+        "grpo_rollout_engine: vllm",
+        lambda run: _vllm_narrows(run) and not _goes_by_sampler(run),
+        "with top_p, top_k, grpo_min_p or repetition_penalty it tells the log-probabilities of the narrowed draw only, "
+        "so the gap between sampler and trainer cannot be "
+        "measured (`sampler_distance` in the log holds both).",
     ),
     Setting("group_by_length", differs("training", "group_by_length"), "it has no effect on prompts."),
     Setting(

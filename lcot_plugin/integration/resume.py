@@ -1,4 +1,4 @@
-"""Seam: `llamafactory.train.sft.trainer`. Makes a resumed run go on from its checkpoint in two cases.
+"""Seam: `llamafactory.train.sft.trainer`. Makes a resumed run go on from its checkpoint in three cases.
 
 A full or freeze tuned VLM:
 
@@ -7,6 +7,10 @@ transformers saves many VLMs under older parameter names (`model.layers.*` for `
 not fit, a warning about missing keys scrolls by, and training goes on from the *base* weights with the checkpoint's
 optimizer and step. Measured with Qwen2.5-VL: the whole language model on transformers 5.5.4, nearly everything on
 4.57.6. Adapters are not affected. Can go when Trainer loads checkpoints by `from_pretrained`.
+
+A LoRA under FSDP 2 with `FULL_STATE_DICT`: accelerate saves the first process's pieces of the adapter as if they were
+all of it, and a resumed run has the adapter that it began with. The adapter file beside them is whole. Can go when
+accelerate gathers it.
 
 Several processes without an accelerator: `Trainer` loads the optimizer to the process's device, `cpu:0`, a name that
 torch.load does not know ("don't know how to restore data location"). Can go when either of them changes.
@@ -19,6 +23,10 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from peft import PeftModel, get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lcot_plugin.vlm import unwrap_base_model
 
@@ -47,16 +55,24 @@ def apply(module: ModuleType) -> None:
             plain = model is unwrap_base_model(model)  # not PEFT
             return plain and not sharded and any(Path(checkpoint, name).is_file() for name in _WEIGHT_FILES)
 
+        def _holds_sharded_adapter(self, checkpoint: str, model: Any) -> bool:
+            peft = isinstance(self.accelerator.unwrap_model(model), PeftModel)
+            return self.accelerator.is_fsdp2 and peft and Path(checkpoint, SAFETENSORS_WEIGHTS_NAME).is_file()
+
         def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
             model = self.model if model is None else model
             if self._holds_full_weights(resume_from_checkpoint, model):
                 load_full_weights(model, resume_from_checkpoint)
+            elif self._holds_sharded_adapter(resume_from_checkpoint, model):
+                load_sharded_adapter(model, resume_from_checkpoint)
             else:
                 super()._load_from_checkpoint(resume_from_checkpoint, model)
 
         def _load_best_model(self) -> None:
             if self._holds_full_weights(self.state.best_model_checkpoint, self.model):
                 load_full_weights(self.model, self.state.best_model_checkpoint)
+            elif self._holds_sharded_adapter(self.state.best_model_checkpoint, self.model):
+                load_sharded_adapter(self.model, self.state.best_model_checkpoint)
             else:
                 super()._load_best_model()
 
@@ -72,6 +88,19 @@ def load_full_weights(model: Any, checkpoint: str) -> None:
     # parameter, which may be a bfloat16 vision tower before a float32 language model.
     saved = type(model).from_pretrained(checkpoint, config=model.config, dtype=torch.float32)
     model.load_state_dict(saved.state_dict(), strict=True)
+
+
+def load_sharded_adapter(model: Any, checkpoint: str) -> None:
+    """The active adapter of a model that FSDP 2 has sharded, from the adapter file of a checkpoint.
+
+    Raises KeyError where the file lacks a weight.
+    """
+    saved = load_file(Path(checkpoint, SAFETENSORS_WEIGHTS_NAME))
+    for name, weight in get_peft_model_state_dict(model).items():
+        value = saved[name].to(weight.device, weight.dtype)
+        if isinstance(weight, DTensor):
+            value = distribute_tensor(value, weight.device_mesh, weight.placements)
+        weight.copy_(value)
 
 
 def _stay_on_cpu(storage: Any, location: str) -> Any | None:

@@ -20,9 +20,16 @@ def apply(module: ModuleType) -> None:
     original = module._training_function
 
     def _training_function(config: dict[str, Any]) -> None:
-        if not is_grpo(config["args"]):
-            return original(config)
-        _train_grpo(module, with_sampling_defaults(config["args"]), config["callbacks"])
+        from lcot_plugin.survival.stopping import RunStopped
+
+        try:
+            if is_grpo(config["args"]):
+                _train_grpo(module, with_sampling_defaults(config["args"]), config["callbacks"])
+            else:
+                original(config)
+        except RunStopped:  # on every process
+            _leave_process_group(module)
+            raise
 
     module._training_function = _training_function
 
@@ -76,6 +83,10 @@ def _train_grpo(tuner: ModuleType, args: dict[str, Any] | list[str], callbacks: 
 
     run_grpo(model_args, data_args, training_args, finetuning_args, generating_args, callbacks)
 
+    _leave_process_group(tuner)
+
+
+def _leave_process_group(tuner: ModuleType) -> None:
     if tuner.is_ray_available() and tuner.ray.is_initialized():
         return  # Ray destroys the process group itself
     if tuner.dist.is_initialized():

@@ -13,14 +13,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from lcot_plugin.packing.attention import segment_attention
 from lcot_plugin.packing.cost import CostModel, fit_cost_model
@@ -30,12 +29,9 @@ from lcot_plugin.packing.sampler import PackSampler, differences
 from lcot_plugin.packing.statistics import pack_sums, plan_statistics
 from lcot_plugin.packing.stream import StreamPlanner
 from lcot_plugin.packing.throughput import PackCount, PackTimes, Throughput
+from lcot_plugin.survival.faults import MAX_SKIPPED_STEPS, FaultCounts, GradientGuard
+from lcot_plugin.survival.trainer import SurvivingTrainer
 from lcot_plugin.types import ExampleSizes, PackedBatch, PackLimits
-
-if TYPE_CHECKING:
-    from transformers import Trainer as _Trainer
-else:
-    _Trainer = object  # the real one comes behind this mixin in the bases
 
 STATE_FILE = "packing.json"
 """In every checkpoint: what its packs were planned from."""
@@ -60,6 +56,7 @@ class PackingParts:
     shuffle: bool = True
     say: Callable[[str], None] = print
     """Logs a line, on the first process."""
+    warn: Callable[[str], None] = print
     plot: Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None = None
     """Draws lengths of examples, tokens of packs, costs [micro-steps, ranks]; None where nobody looks."""
 
@@ -77,7 +74,7 @@ class _FollowSteps(TrainerCallback):
         self.trainer.end_pack_step()
 
 
-class PackingTrainerMixin(_Trainer):
+class PackingTrainerMixin(SurvivingTrainer):
     """Stands before a Trainer class in the bases; `setup_packing` is called once after `__init__`."""
 
     model_accepts_loss_kwargs: bool
@@ -95,6 +92,9 @@ class PackingTrainerMixin(_Trainer):
         self._resumed: dict[str, Any] | None = None
         self._stream_origin: dict[str, Any] = {}
         self.add_callback(_FollowSteps(self))
+        self.faults = FaultCounts()
+        self.add_callback(GradientGuard(self, MAX_SKIPPED_STEPS, self.faults, parts.warn, "the data"))
+        self.setup_survival(parts.warn)
 
     # Data
 
@@ -193,7 +193,7 @@ class PackingTrainerMixin(_Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:  # a training log, on every process; not the final summary or an evaluation
-            logs |= self.throughput.pop(self._cost_now())
+            logs |= self.throughput.pop(self._cost_now()) | self.faults.logged()
         super().log(logs, *args, **kwargs)
 
     def _cost_now(self) -> CostModel:
@@ -201,9 +201,7 @@ class PackingTrainerMixin(_Trainer):
         return self.packing.cost if sampler is None else sampler.cost_in(sampler.epoch)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        if resume_from_checkpoint is True:
-            # Where there is none, the Trainer says so.
-            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
+        resume_from_checkpoint = self.whole_checkpoint(resume_from_checkpoint)
         self._resumed = None
         if isinstance(resume_from_checkpoint, str):
             path = Path(resume_from_checkpoint, STATE_FILE)
@@ -212,14 +210,10 @@ class PackingTrainerMixin(_Trainer):
         result.metrics.update(self.throughput.of_run(self._cost_now()))
         return result
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+    def _save_beside(self, folder: Path) -> None:
         if self.args.should_save:
-            # First, so that a kill in between leaves no checkpoint that looks whole and lacks it.
-            folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-            folder.mkdir(parents=True, exist_ok=True)
             state = self._stream_origin if self.pack_sampler is None else self.pack_sampler.state()
             Path(folder, STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-        super()._save_checkpoint(model, trial)
 
     def _take_up_state(self) -> None:
         """The cost models that the checkpoint was planned with, or a warning where its packs cannot come back."""

@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Any, Protocol
 
 import torch
+from accelerate.utils import gather_object
 
 from lcot_plugin.errors import LcotError
 from lcot_plugin.packing.attention import segment_attention
@@ -25,6 +26,7 @@ from lcot_plugin.policy.head import packed_log_probs, token_log_probs
 from lcot_plugin.policy.rows import build_rows
 from lcot_plugin.types import EncodedPrompt, PackGroup, TrainingSequence
 from lcot_plugin.vlm import VisionLanguageModel, unwrap_base_model
+from lcot_plugin.whole_weights import whole_weights
 
 BatchMedia = Callable[[Sequence[EncodedPrompt]], dict[str, torch.Tensor]]
 
@@ -204,6 +206,28 @@ MAX_MEAN_DIFFERENCE = 0.1
 off by more than 1."""
 NUM_CHECKED = 4
 """Sequences that are computed once more, one at a time."""
+
+
+def check_first_pass(
+    layout: PackedLayout, rows: RowsLayout, model: Any, accelerator: Any, passes: Sequence[MicroBatch]
+) -> float | None:
+    """`check_layout` of the first pass that some process trains on; None where no process trains on any.
+
+    Called by every process, with as many passes on each. model: in its parallel wrapper.
+    """
+    trained = [any(sequence.token_weight for sequence in micro_batch.sequences) for micro_batch in passes]
+    # The same pass on all: image features that one process remembers of a pass it would not compute with the others.
+    number = min(gather_object([trained.index(True) if any(trained) else len(passes)]))
+    if number == len(passes):
+        return None
+    with whole_weights(model, accelerator) as unwrapped:
+        was_training = unwrapped.training
+        unwrapped.eval()
+        try:
+            mixed = accelerator.mixed_precision != "no"
+            return check_layout(layout, rows, unwrapped, passes[number], mixed)
+        finally:
+            unwrapped.train(was_training)
 
 
 @torch.no_grad()

@@ -52,6 +52,14 @@ class MetricSums:
                 quantity = name.removesuffix("_sum")
                 self.add(quantity, value, int(statistics[f"{quantity}_count"]))
 
+    def state(self) -> dict[str, tuple[float | torch.Tensor, float]]:
+        """What has been added since the last log, by name; not changed by later additions."""
+        return dict(self._sums)
+
+    def take_up(self, state: Mapping[str, tuple[float | torch.Tensor, float]]) -> None:
+        """Goes on where the sums that `state` is of stood."""
+        self._sums = {name: (total, float(count)) for name, (total, count) in state.items()}
+
     def pop_averages(self) -> dict[str, float]:
         """The averages over all ranks; starts anew. A collective: every rank must call it."""
         own = {name: (float(total), count) for name, (total, count) in self._sums.items()}

@@ -6,11 +6,22 @@ In: a tokenised data set. Out: the items of the GRPO data loader.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from torch.utils.data import Dataset
 
-from lcot_plugin.types import PromptRecord
+from lcot_plugin.errors import DataError
+from lcot_plugin.types import EncodedPrompt, PromptRecord
+
+
+class PromptEncoding(Protocol):
+    """Reads a prompt's media."""
+
+    def __call__(self, record: PromptRecord) -> EncodedPrompt: ...
+
+    def white_image(self, tokenizer: Any) -> EncodedPrompt:
+        """A small image and the tokens that stand for it, nothing else."""
+        ...
 
 
 class NumberedPrompts(Dataset):
@@ -36,3 +47,16 @@ def prompt_records(rows: Sequence[dict[str, Any]]) -> list[PromptRecord]:
     return [
         PromptRecord(**{**row, **{media: row[media] or [] for media in ("images", "videos", "audios")}}) for row in rows
     ]
+
+
+def check_images_only(dataset: Any) -> None:
+    """Raises DataError where a prompt has a video or a sound.
+
+    For weights that are sharded: an image more or less calls the vision tower as often, a video calls it once more, and
+    a process that calls a layer more often than the others waits for ever.
+    """
+    if any(any(dataset[media]) for media in ("videos", "audios")):
+        raise DataError(
+            "Prompts with videos or sounds cannot be trained on with sharded weights (ZeRO-3, FSDP): use DDP, or "
+            "DeepSpeed with a ZeRO-1 or ZeRO-2 configuration."
+        )

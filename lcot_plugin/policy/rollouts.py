@@ -42,6 +42,17 @@ from lcot_plugin.types import (
 NO_PLACE = -1
 
 
+@dataclass(frozen=True)
+class Written:
+    """One process's groups of a rollout, not judged yet."""
+
+    groups: list[RolloutGroup]
+    seconds: float
+    """That they took to write."""
+    waited: float
+    """That the training stood still for them: the same, or less where they were written ahead."""
+
+
 @dataclass
 class RolloutMaker:
     """Rolls out and scores; `prompts` and `counts` matter to dynamic sampling only."""
@@ -65,18 +76,25 @@ class RolloutMaker:
     """Of the last rollout."""
 
     def __call__(
-        self, model: Any, prompts: Sequence[tuple[int, PromptRecord]], seed: int, step: int
+        self,
+        model: Any,
+        prompts: Sequence[tuple[int, PromptRecord]],
+        seed: int,
+        step: int,
+        written: Written | None = None,
     ) -> tuple[list[ScoredGroup], list[ScoredGroup]]:
         """This process's groups: those that hold a place, and those that lost theirs to another.
 
-        prompts: with their index in the training set.
+        prompts: with their index in the training set. written: their groups, where they were written ahead; further
+        rounds are written here.
         """
         records = [record for _, record in prompts]
         self._seconds = {"rollout": 0.0, "score": 0.0}
         self._num_scored = 0
-        first = self.rank * self.plan.prompts_per_rank
-        places = range(first, first + len(records))
-        groups, scores = self._write_and_judge(model, records, places, seed, f"Rollout at step {step}")
+        places = self.places(len(records))
+        if written is None:
+            written = self._write(model, records, places, seed, step, f"Rollout at step {step}")
+        groups, scores = self._judged(written)
         rewards = _totals(scores)
         judged = [score for row in scores for score in row]
         add_rollout_metrics(self.sums, groups, judged, rewards, {}, by_source=self.by_source)
@@ -118,7 +136,7 @@ class RolloutMaker:
             mine = rank_slice(num_extra, self.rank, ranks)
             slots = extra_slots(size, len(found), num_extra)[mine]
             title = f"Rollout at step {step}, prompts for {num_open} groups whose rewards do not differ"
-            groups, scores = self._write_and_judge(model, self.prompts(drawn[mine]), slots, seed, title)
+            groups, scores = self._judged(self._write(model, self.prompts(drawn[mine]), slots, seed, step, title))
             first = len(found) + mine.start
             extras |= {first + i: pair for i, pair in enumerate(zip(groups, scores, strict=True))}
             rounds.append(gather_object([self._differs(*pair) for pair in zip(groups, scores, strict=True)]))
@@ -146,17 +164,25 @@ class RolloutMaker:
             table = [torch.tensor([[or_nan(value) for value in row]]) for row in parts]
         return any(bool(has_variance(rewards)) for rewards in table)
 
-    def _write_and_judge(
-        self, model: Any, records: Sequence[PromptRecord], slots: Sequence[int], seed: int, title: str
-    ) -> tuple[list[RolloutGroup], list[list[Score]]]:
-        if not records:
-            return [], []
+    def places(self, num_prompts: int) -> range:
+        """Those of this process's prompts in the rollout over all processes."""
+        first = self.rank * self.plan.prompts_per_rank
+        return range(first, first + num_prompts)
+
+    def write_ahead(self, records: Sequence[PromptRecord], seed: int, policy_step: int) -> Written:
+        """A later rollout's groups, without a progress bar: another thread shows its own meanwhile."""
         started = time.perf_counter()
-        groups = self._write(model, [self.encode(record) for record in records], slots, seed, title)
-        written = time.perf_counter() - started
+        groups = self._generate(None, records, self.places(len(records)), seed, policy_step)
+        return Written(groups, time.perf_counter() - started, waited=0.0)
+
+    def _judged(self, written: Written) -> tuple[list[RolloutGroup], list[list[Score]]]:
+        """The groups, with the scores of each."""
+        groups = written.groups
+        if not groups:
+            return [], []
         num_tokens = sum(len(completion.token_ids) for group in groups for completion in group.completions)
-        self._seconds["rollout"] += written
-        self.sums.add("tokens_per_second/rollout", num_tokens, written)
+        self._seconds["rollout"] += written.waited
+        self.sums.add("tokens_per_second/rollout", num_tokens, written.seconds)
         started = time.perf_counter()
         requests = [self.scoring_request(group.prompt.record, c) for group in groups for c in group.completions]
         scores = self.scorer.score(requests)
@@ -166,11 +192,37 @@ class RolloutMaker:
         return groups, [scores[start : start + size] for start in range(0, len(scores), size)]
 
     def _write(
-        self, model: Any, prompts: list[EncodedPrompt], slots: Sequence[int], seed: int, title: str
+        self,
+        model: Any,
+        records: Sequence[PromptRecord],
+        slots: Sequence[int],
+        seed: int,
+        step: int,
+        title: str,
+    ) -> Written:
+        started = time.perf_counter()
+        with RolloutBar(title, len(records) * self.sampling.num_generations, self.show_progress) as progress:
+            groups = self._generate(model, records, slots, seed, step, progress=progress)
+        seconds = time.perf_counter() - started
+        return Written(groups, seconds, waited=seconds)
+
+    def _generate(
+        self,
+        model: Any,
+        records: Sequence[PromptRecord],
+        slots: Sequence[int],
+        seed: int,
+        policy_step: int,
+        **progress: Callable[[int, int], None],
     ) -> list[RolloutGroup]:
-        sampling = replace(self.sampling, seed=seed)
-        with RolloutBar(title, len(prompts) * sampling.num_generations, self.show_progress) as progress:
-            return self.engine.generate(model, prompts, sampling, slots, progress)
+        if not records:
+            return []
+        prompts = [self.encode(record) for record in records]
+        groups = self.engine.generate(model, prompts, replace(self.sampling, seed=seed), slots, **progress)
+        for group in groups:
+            for completion in group.completions:
+                completion.policy_step = policy_step
+        return groups
 
 
 class RolloutBar:

@@ -64,6 +64,11 @@ class PromptBlockSampler(Sampler[int]):
         """Places of the last block that are filled with prompts which the epoch has taken already."""
         return self.num_blocks * self.block_size - self.num_prompts
 
+    def block(self, number: int) -> list[int]:
+        """The prompts of a rollout over all processes; `number` counts over all epochs."""
+        epoch, within = divmod(number, self.num_blocks)
+        return self._blocks_of(self._order(epoch))[within]
+
     def begin_epoch(self, epoch: int) -> None:
         """Not called `set_epoch`: that name accelerate looks for, and where a resumed run skips batches it sets 0 on
         one process (transformers 4.57) and nothing on several."""
@@ -73,15 +78,20 @@ class PromptBlockSampler(Sampler[int]):
         return self.num_blocks * self.block_size * self.repeats
 
     def __iter__(self) -> Iterator[int]:
-        order = self._order()
-        for block in range(self.num_blocks):
-            positions = range(block * self.block_size, (block + 1) * self.block_size)
+        for block in self._blocks_of(self._order(self.epoch)):
             for _ in range(self.repeats):
-                yield from (order[position % self.num_prompts] for position in positions)
+                yield from block
 
-    def _order(self) -> list[int]:
-        """The prompts of this epoch, each once."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+    def _blocks_of(self, order: list[int]) -> list[list[int]]:
+        size = self.block_size
+        return [
+            [order[position % self.num_prompts] for position in range(block * size, (block + 1) * size)]
+            for block in range(self.num_blocks)
+        ]
+
+    def _order(self, epoch: int) -> list[int]:
+        """The prompts of an epoch, each once."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         if self.rates is None:
             if not self.shuffle:
                 return list(range(self.num_prompts))

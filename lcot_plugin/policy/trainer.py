@@ -13,18 +13,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, gather_object
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from lcot_plugin.arguments import BatchPlan, GrpoArguments
 from lcot_plugin.packing.throughput import wait_for
+from lcot_plugin.policy.ahead import RolloutAhead
+from lcot_plugin.policy.checkpoint import GrpoCheckpoints
 from lcot_plugin.policy.dynamic_sampling import DynamicSamplingCounts
 from lcot_plugin.policy.experience import (
     Experience,
@@ -34,16 +35,25 @@ from lcot_plugin.policy.experience import (
     policy_terms,
 )
 from lcot_plugin.policy.experience_maker import ExperienceMaker
+from lcot_plugin.policy.faults import FittingPasses, GradientLedger, GuardedRollouts, write_lines
 from lcot_plugin.policy.health import HealthMonitor
-from lcot_plugin.policy.layouts import PackedLayout, RowsLayout, UpdateLayout, check_layout
+from lcot_plugin.policy.layouts import PackedLayout, RowsLayout, UpdateLayout, check_first_pass
 from lcot_plugin.policy.metrics import MetricSums
 from lcot_plugin.policy.objectives import PolicyTerms, entropy_threshold, make_objective, policy_loss
-from lcot_plugin.policy.prompts import NumberedPrompts, numbered_records, prompt_records
+from lcot_plugin.policy.prompts import (
+    NumberedPrompts,
+    PromptEncoding,
+    check_images_only,
+    numbered_records,
+    prompt_records,
+)
 from lcot_plugin.policy.reference import ReferencePolicy
 from lcot_plugin.policy.replay import ReplayBuffer, StoredGroup
 from lcot_plugin.policy.rollouts import RolloutMaker
 from lcot_plugin.policy.sampler import PromptBlockSampler
 from lcot_plugin.protocols import CompletionScorer, RolloutEngine
+from lcot_plugin.survival.faults import FaultCounts, GradientGuard
+from lcot_plugin.survival.trainer import computes_alone
 from lcot_plugin.types import (
     EncodedPrompt,
     PromptRecord,
@@ -51,15 +61,8 @@ from lcot_plugin.types import (
     ScoringRequest,
 )
 from lcot_plugin.vlm import VisionLanguageModel
+from lcot_plugin.whole_weights import shards_weights
 
-if TYPE_CHECKING:
-    from transformers import Trainer as _Trainer
-else:
-    _Trainer = object  # the real one comes behind this mixin in the bases
-
-EXPERIENCE_FILE = "experience_rank{rank}.pt"
-STATE_FILE = "grpo_state.pt"
-"""In every checkpoint: the replay buffer, a reference that was moved, what the alarms go by."""
 SEED_STRIDE = 1_000_003
 
 
@@ -73,7 +76,7 @@ class GrpoParts:
     vlm: VisionLanguageModel
     engine: RolloutEngine
     scorer: CompletionScorer
-    encode: Callable[[PromptRecord], EncodedPrompt]
+    encode: PromptEncoding
     layout: UpdateLayout
     rows: RowsLayout
     """What a packed layout is checked against; `layout` itself where groups are not packed."""
@@ -100,6 +103,9 @@ class _FollowSteps(TrainerCallback):
         micro_steps = sampler.num_blocks * plan.micro_steps_per_rollout
         sampler.begin_epoch(state.global_step * args.gradient_accumulation_steps // micro_steps)
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.ledger.begin_step()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         arguments, reference = self.trainer.parts.arguments, self.trainer.reference
         every = arguments.grpo_ref_sync_steps
@@ -107,7 +113,7 @@ class _FollowSteps(TrainerCallback):
             reference.move(arguments.grpo_ref_mixup_alpha)
 
 
-class GrpoTrainerMixin(_Trainer):
+class GrpoTrainerMixin(GrpoCheckpoints):
     """Stands before a Trainer class in the bases; `setup_grpo` is called once after `__init__`."""
 
     image_filler: EncodedPrompt | None = None
@@ -133,11 +139,19 @@ class GrpoTrainerMixin(_Trainer):
         """Of the whole run."""
         replayed = arguments.grpo_replay_groups
         self.replay: ReplayBuffer[StoredGroup] | None = ReplayBuffer(replayed) if replayed else None
-        self._experience: Experience | None = None
+        self.ahead = RolloutAhead()
+        self._experience = None
         self._micro_step: int | None = None
-        self._resumed_from: str | None = None
+        self._resumed_from = None
         self._layout_checked = False
         self.add_callback(_FollowSteps(self))
+        self.faults = FaultCounts()
+        advice = "the last completions and their rewards (the limit is grpo_max_skipped_steps)"
+        self.add_callback(GradientGuard(self, arguments.grpo_max_skipped_steps, self.faults, parts.warn, advice))
+        self.setup_survival(parts.warn)
+        self.guarded = GuardedRollouts(parts.engine, parts.scorer, self.stop_signals, self.faults, parts.warn)
+        self.fitting, self.ledger = FittingPasses(self.faults, parts.warn), GradientLedger(self)
+        self.guarded.alone = self.fitting.enabled = computes_alone(self.accelerator)
 
     # Data
 
@@ -178,9 +192,7 @@ class GrpoTrainerMixin(_Trainer):
         return 0
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        if resume_from_checkpoint is True:
-            # Where there is none, the Trainer says so.
-            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
+        resume_from_checkpoint = self.whole_checkpoint(resume_from_checkpoint)
         self._resumed_from = resume_from_checkpoint if isinstance(resume_from_checkpoint, str) else None
         self._micro_step = self._experience = None
         self._layout_checked = False
@@ -216,17 +228,37 @@ class GrpoTrainerMixin(_Trainer):
         self.parts.layout.forget()
         self.parts.scorer.trainer_state = self.state
         roll_out, make = self._rollout_maker(), self._experience_maker()
+        number = step * accumulation // self.parts.plan.micro_steps_per_rollout
+        written = self.ahead.take(number)
         # One autocast for all tokens: by itself each forward pass would cast the weights anew.
-        with self.accelerator.autocast():
-            model = self.accelerator.unwrap_model(self.model_wrapped)
-            scored, lost = roll_out(model, prompts, self.args.seed * SEED_STRIDE + step, step)
+        with (
+            self.parts.engine.policy(self.model_wrapped, self.accelerator, step) as model,
+            self.accelerator.autocast(),
+        ):
+            scored, lost = roll_out(model, prompts, self._rollout_seed(step), step, written)
+        self.guarded.agree(self)
+        if self.parts.arguments.grpo_async_rollouts:
+            self._write_ahead(roll_out, number + 1)
         started = time.perf_counter()
-        experience, advantages = make(scored, lost, step * accumulation // self.parts.plan.micro_steps_per_rollout)
+        experience, advantages = make(scored, lost, number)
         wait_for(self.accelerator.device)
         self.metric_sums.add("time/prepare", time.perf_counter() - started)
         self._log_completions(scored, lost, advantages)
         self._count(roll_out.counts, make.counts)
         return experience
+
+    def _write_ahead(self, roll_out: RolloutMaker, number: int) -> None:
+        """Begins rollout `number` with the weights that the engine has now."""
+        plan = self.parts.plan
+        step = number * plan.micro_steps_per_rollout // self.args.gradient_accumulation_steps
+        if step < self.state.max_steps:
+            mine = slice(roll_out.rank * plan.prompts_per_rank, (roll_out.rank + 1) * plan.prompts_per_rank)
+            records = roll_out.prompts(self.prompt_sampler.block(number)[mine])
+            write = partial(roll_out.write_ahead, records, self._rollout_seed(step), self.state.global_step)
+            self.ahead.begin(number, write)
+
+    def _rollout_seed(self, step: int) -> int:
+        return self.args.seed * SEED_STRIDE + step
 
     def _count(self, sampled: DynamicSamplingCounts, replayed: DynamicSamplingCounts) -> None:
         """Groups whose rewards did not differ, and what became of them; the same on every process."""
@@ -257,16 +289,24 @@ class GrpoTrainerMixin(_Trainer):
             reward_weights=tuple(parts.reward_weights),
             seed=self._data_seed,
             replay=self.replay,
-            image_filler=self.image_filler,
+            image_filler=self._image_filler(),
         )
+
+    def _image_filler(self) -> EncodedPrompt | None:
+        """Also where weights are sharded, frozen or not: every process must enter the tower to gather it."""
+        sees_images = self.parts.vlm.image_token_id is not None
+        if self.image_filler is None and sees_images and shards_weights(self.model_wrapped):
+            check_images_only(self.train_dataset)
+            self.image_filler = self.parts.encode.white_image(self.processing_class)
+        return self.image_filler
 
     def _rollout_maker(self) -> RolloutMaker:
         parts, dataset = self.parts, self.train_dataset
         return RolloutMaker(
             arguments=parts.arguments,
             plan=parts.plan,
-            engine=parts.engine,
-            scorer=parts.scorer,
+            engine=self.guarded,
+            scorer=self.guarded,
             encode=parts.encode,
             scoring_request=parts.scoring_request,
             sampling=parts.sampling,
@@ -300,18 +340,19 @@ class GrpoTrainerMixin(_Trainer):
         ]
         gathered = gather_object(lines)
         if self.is_world_process_zero():
-            self.parts.completions_log.write(gathered)
+            write_lines(self.parts.completions_log, gathered, self.faults, self.parts.warn)
 
     # Update
 
     def _policy_log_probs(self, micro_batches: list[MicroBatch]) -> list[list[torch.Tensor]]:
-        return [self._frozen_log_probs(self.model_wrapped, micro_batch) for micro_batch in micro_batches]
+        return [self.fitting(partial(self._frozen_log_probs, self.model_wrapped), m) for m in micro_batches]
 
     def _reference_log_probs(self, micro_batches: list[MicroBatch]) -> list[list[torch.Tensor]]:
         assert self.reference is not None
+        self.reference.follow(self.model_wrapped)
         with self.reference.active() as separate_model:
             model = separate_model or self.model_wrapped
-            return [self._frozen_log_probs(model, micro_batch) for micro_batch in micro_batches]
+            return [self.fitting(partial(self._frozen_log_probs, model), m) for m in micro_batches]
 
     @torch.no_grad()
     def _frozen_log_probs(self, model: Any, micro_batch: MicroBatch) -> list[torch.Tensor]:
@@ -333,14 +374,15 @@ class GrpoTrainerMixin(_Trainer):
         started = time.perf_counter()
         gradient_state = self.accelerator.gradient_state
         sync = gradient_state.sync_gradients
+        # DeepSpeed waits by itself; of sharded weights the whole gradients would have to be kept.
+        at_once = self.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
         total = torch.zeros((), device=self.accelerator.device)
         for number, micro_batch in enumerate(passes):
             exchanged = number == len(passes) - 1
-            waiting = nullcontext() if exchanged or self._is_deepspeed else self.accelerator.no_sync(model)
+            waiting = nullcontext() if exchanged or at_once else self.accelerator.no_sync(model)
             gradient_state._set_sync_gradients(sync and exchanged)
-            layout = self.parts.layout.computing(self.accelerator.unwrap_model(model), micro_batch)
-            with waiting, layout:
-                total += super().training_step(model, {"micro_batch": micro_batch, "on_policy": on_policy})
+            with waiting:
+                total += self._fitting_pass(model, on_policy, micro_batch)
         gradient_state._set_sync_gradients(sync)
         wait_for(self.accelerator.device)
         seconds = time.perf_counter() - started
@@ -351,9 +393,21 @@ class GrpoTrainerMixin(_Trainer):
             self.parts.layout.forget()
         return total
 
-    @property
-    def _is_deepspeed(self) -> bool:
-        return self.accelerator.distributed_type == DistributedType.DEEPSPEED
+    def _fitting_pass(self, model: Any, on_policy: bool, micro_batch: MicroBatch) -> torch.Tensor:
+        """Forward and backward of a pass, in parts where memory does not do for the whole; its loss."""
+
+        def compute(part: MicroBatch) -> torch.Tensor:
+            again = partial(self._pass, model, on_policy, part)
+            self.ledger.begin()
+            loss = again()
+            self.ledger.done(again)
+            return loss
+
+        return self.fitting(compute, micro_batch, self.ledger.undo)
+
+    def _pass(self, model: Any, on_policy: bool, micro_batch: MicroBatch) -> torch.Tensor:
+        with self.parts.layout.computing(self.accelerator.unwrap_model(model), micro_batch):
+            return super().training_step(model, {"micro_batch": micro_batch, "on_policy": on_policy})
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         """As they are: layouts put on the device what they need there."""
@@ -361,23 +415,14 @@ class GrpoTrainerMixin(_Trainer):
 
     def _check_layout_once(self, passes: list[MicroBatch]) -> None:
         """Before anything is trained on: packed log-probabilities equal those of one completion at a time."""
-        trained = (m for m in passes if any(sequence.token_weight for sequence in m.sequences))
-        micro_batch = next(trained, None)
-        if self._layout_checked or micro_batch is None:
+        layout = self.parts.layout
+        if self._layout_checked or not isinstance(layout, PackedLayout):
+            return
+        with self.compute_loss_context_manager():
+            largest = check_first_pass(layout, self.parts.rows, self.model_wrapped, self.accelerator, passes)
+        if largest is None:
             return
         self._layout_checked = True
-        layout = self.parts.layout
-        if not isinstance(layout, PackedLayout):
-            return
-        unwrapped = self.accelerator.unwrap_model(self.model_wrapped)
-        was_training = unwrapped.training
-        unwrapped.eval()
-        try:
-            with self.compute_loss_context_manager():
-                mixed = self.accelerator.mixed_precision != "no"
-                largest = check_layout(layout, self.parts.rows, unwrapped, micro_batch, mixed)
-        finally:
-            unwrapped.train(was_training)
         self.parts.say(
             f"Packed policy update checked against one completion at a time: log-probabilities differ by at most "
             f"{largest:.1e} nats."
@@ -401,6 +446,7 @@ class GrpoTrainerMixin(_Trainer):
         self.metric_sums.add_statistics(statistics)
         if inputs["on_policy"]:
             self._add_sampler_gap(micro_batch, terms)
+        self.ledger.touched = True  # from here on the backward adds to gradients
         return loss * self.accelerator.num_processes * self.current_gradient_accumulation_steps
 
     def _entropy_floor(self, terms: PolicyTerms) -> torch.Tensor | None:
@@ -414,7 +460,8 @@ class GrpoTrainerMixin(_Trainer):
         return entropy_threshold(everywhere[~everywhere.isnan()], self.objective.top_entropy_quantile)
 
     def _add_sampler_gap(self, micro_batch: MicroBatch, terms: PolicyTerms) -> None:
-        """How far the sampler's log-probabilities lie from the trainer's, both of the policy that rolled out."""
+        """How far the sampler's log-probabilities lie from the trainer's, both of the policy that rolled out. Under
+        another name where they are not: the gap's alarm is about rounding."""
         assert terms.sampler_logps is not None
         if terms.is_idle:
             return
@@ -423,8 +470,11 @@ class GrpoTrainerMixin(_Trainer):
         fresh = ~torch.tensor(replayed).repeat_interleave(torch.tensor(terms.num_tokens))
         gap = (terms.old - terms.sampler_logps).abs()[fresh.to(terms.logps.device)]
         if gap.numel():
-            self.metric_sums.add("sampler_gap", gap.sum(), gap.numel())
-            self.metric_sums.add("sampler_gap/max", gap.max())
+            arguments, sampling = self.parts.arguments, self.parts.sampling
+            narrowed = arguments.grpo_rollout_engine == "vllm" and sampling.narrows
+            name = "sampler_distance" if arguments.grpo_async_rollouts or narrowed else "sampler_gap"
+            self.metric_sums.add(name, gap.sum(), gap.numel())
+            self.metric_sums.add(f"{name}/max", gap.max())
 
     # Logs
 
@@ -433,7 +483,13 @@ class GrpoTrainerMixin(_Trainer):
         if is_training_log:
             if torch.cuda.is_available():
                 self.metric_sums.add("memory/peak_gib/max", torch.cuda.max_memory_allocated() / 2**30)
+            counts = self.parts.engine.take_counts()
+            for name, number in counts.items():
+                self.metric_sums.add(name, number)
             logs |= self.metric_sums.pop_averages()
+            for name in counts:
+                logs[name] *= self.accelerator.num_processes  # of all processes together
+            logs |= self.faults.logged()
             for phase in ("rollout", "update"):
                 if (name := f"tokens_per_second/{phase}") in logs:
                     logs[name] *= self.accelerator.num_processes
@@ -441,49 +497,3 @@ class GrpoTrainerMixin(_Trainer):
         if is_training_log:
             for alarm in self.health.observe(self.state.global_step, logs):
                 self.parts.warn(str(alarm))
-
-    # Checkpoints
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # First, so that a kill in between leaves no checkpoint that looks whole and lacks it.
-        folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        folder.mkdir(parents=True, exist_ok=True)
-        if self._micro_step and self._micro_step % self.parts.plan.micro_steps_per_rollout:
-            # Between the updates of one rollout: a resumed run must go on with these completions, not with new ones.
-            torch.save(self._experience, self._experience_path(folder))
-        if self.args.should_save:
-            torch.save(self._state(), folder / STATE_FILE)
-        super()._save_checkpoint(model, trial)
-
-    def _state(self) -> dict[str, Any]:
-        moved = self.reference is not None and self.reference.moved
-        return {
-            "health": self.health.state(),
-            "dynamic_sampling": asdict(self.dynamic_sampling),
-            "replay": None if self.replay is None else self.replay.state_dict(),
-            "reference": self.reference.state_dict() if moved and self.reference is not None else None,
-        }
-
-    def _load_state(self, checkpoint: str) -> None:
-        path = Path(checkpoint, STATE_FILE)
-        if not path.is_file():
-            return  # of a version that had none
-        state = torch.load(path, weights_only=False)  # our own records, beside the optimizer state we also trust
-        self.health.take_up(state["health"])
-        self.dynamic_sampling = DynamicSamplingCounts(**state["dynamic_sampling"])
-        if self.replay is not None and state["replay"] is not None:
-            self.replay.load_state_dict(state["replay"])
-        if self.reference is not None and state["reference"] is not None:
-            self.reference.load_state_dict(state["reference"])
-
-    def _experience_path(self, checkpoint: str | Path) -> Path:
-        return Path(checkpoint, EXPERIENCE_FILE.format(rank=self.accelerator.process_index))
-
-    def _load_experience(self) -> Experience:
-        path = self._experience_path(self._resumed_from or "")
-        if not path.exists():
-            raise ValueError(
-                f"Cannot resume from {self._resumed_from}: it was saved between the updates of one rollout and {path} "
-                "is missing. Resume from another checkpoint, with the number of processes it was saved with."
-            )
-        return torch.load(path, weights_only=False)  # our own records, beside the optimizer state we also trust

@@ -6,6 +6,7 @@ In: rollouts with scores. Out: lines that a person can grep, `datasets` can load
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def completion_line(
         "completion": completion.text,
         "ending": completion.ending.value,
         "num_tokens": len(completion.token_ids),
+        "policy_step": completion.policy_step,
         "extracted": verdict.extracted if verdict else None,
         "gold": record.gold,
         "answer_type": record.answer_type,
@@ -57,9 +59,16 @@ class CompletionsLog:
         self.path = path
 
     def write(self, lines: Iterable[dict[str, Any]]) -> None:
+        """All of the lines, or none where the disk is full (OSError)."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        except OSError:
+            if self.path.exists():
+                os.truncate(self.path, size)
+            raise
 
     def drop_from_step(self, step: int) -> None:
         """Removes the lines of rollouts made at `step` or later, and a line that a kill cut short."""

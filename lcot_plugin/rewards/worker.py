@@ -60,9 +60,11 @@ def math_verify_solver() -> Solver:
 
 def main(load_solver: Callable[[], Solver] = math_verify_solver) -> int:
     """Be the zygote until the control socket ends; 1 where the solver cannot be loaded."""
-    # What the parent ignores or blocks is inherited. Ctrl-C is the parent's to handle; zombies must stay until they
-    # are reaped, because until then nobody else gets their pid.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What the parent ignores or blocks is inherited. Ctrl-C is the parent's to handle, and so is a scheduler's signal
+    # to all processes of a run: the parent still has answers to judge, and this process ends with the parent. Zombies
+    # must stay until they are reaped, because until then nobody else gets their pid.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     for number in (signal.SIGCHLD, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lcot_plugin.rollout.sampling import row_uniforms
+from lcot_plugin.rollout.sampling import check_finite, row_uniforms
 from lcot_plugin.rollout.setup import Draft, Rollout
 from lcot_plugin.types import Completion, EncodedPrompt
 from lcot_plugin.vlm import cast_media, unwrap_base_model
@@ -74,6 +74,7 @@ class BatchRollout(Rollout):
             if rows.seen is not None:
                 rows.seen.scatter_(1, drawn.token_ids[:, None], True)
             columns = [rows.index.tolist(), *(None if values is None else values.tolist() for values in drawn)]
+            check_finite(columns[2])
             if columns[3] is None:
                 columns[3] = [None] * len(columns[0])
             num_ended = num_written = 0

@@ -7,6 +7,7 @@ policy.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from lcot_plugin.errors import LcotError
 from lcot_plugin.types import SamplingParams
 
 DRAW_CHUNK = 256
@@ -119,7 +121,19 @@ def draw(log_probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     chunk = _first_above(cumulated, target)
     before = torch.nn.functional.pad(cumulated, (1, 0)).gather(-1, chunk)
     within = chunks.take_along_dim(chunk[:, :, None], dim=1)[:, 0].cumsum(-1, dtype=torch.float64)
-    return (chunk * DRAW_CHUNK + _first_above(within, target - before))[:, 0]
+    drawn = (chunk * DRAW_CHUNK + _first_above(within, target - before))[:, 0]
+    # Where numbers are not finite the id is legal all the same: `check_finite` says what is wrong.
+    return drawn.clamp_(max=vocabulary - 1)
+
+
+def check_finite(log_probs: Sequence[float]) -> None:
+    """Raises LcotError where the log-probability of a token that was drawn is NaN or infinite."""
+    if not all(map(math.isfinite, log_probs)):
+        raise LcotError(
+            "The model's logits are not finite (NaN or infinite) in a rollout: its weights have diverged, or its "
+            "activations overflow in this precision. Train in bf16 or float32 rather than fp16, or resume from a "
+            "checkpoint of well before this step, given as resume_from_checkpoint, with a lower learning_rate."
+        )
 
 
 def _first_above(cumulated: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -128,7 +142,6 @@ def _first_above(cumulated: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     index = torch.searchsorted(cumulated, target.contiguous(), right=True)
     # That place begins the final plateau.
     last = cumulated.shape[-1] - (cumulated == cumulated[:, -1:]).sum(-1, keepdim=True)
-    # Where numbers are not finite the index is legal all the same: the caller says what is wrong.
     return torch.minimum(index, last).clamp_(max=cumulated.shape[-1] - 1)
 
 

@@ -10,7 +10,6 @@ to its last one's end.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,13 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from lcot_plugin.errors import LcotError
 from lcot_plugin.packing.attention import text_attention
 from lcot_plugin.rollout.attention import IMPLEMENTATION, DecodePass, attending
 from lcot_plugin.rollout.block_store import BlockStore
 from lcot_plugin.rollout.prefill import Prefix, prefill
 from lcot_plugin.rollout.readers import Holding, Readers, find_readers
-from lcot_plugin.rollout.sampling import uniform_numbers
+from lcot_plugin.rollout.sampling import check_finite, uniform_numbers
 from lcot_plugin.rollout.setup import Draft, Rollout
 from lcot_plugin.types import Completion
 
@@ -122,11 +120,7 @@ class SharedPrefixRollout(Rollout):
             self.seen[places, drawn.token_ids] = True
         # Float64 holds both ids and float32 exactly.
         ids, *logps = torch.stack([part.double() for part in drawn if part is not None]).tolist()
-        if not all(map(math.isfinite, logps[0])):
-            raise LcotError(
-                "The model's logits are not finite: it has diverged, or overflows in this precision. Resume from an "
-                "earlier checkpoint with a lower learning_rate, or train in bf16 instead of fp16."
-            )
+        check_finite(logps[0])
         sampler_logps, policy_logps = logps[0], logps[1] if len(logps) > 1 else [None] * len(rows)
         for row, token_id, sampler_logp, policy_logp in zip(rows, ids, sampler_logps, policy_logps, strict=True):
             row.draft.add(int(token_id), sampler_logp, policy_logp, self.rule)

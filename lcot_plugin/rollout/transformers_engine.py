@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from lcot_plugin.rollout.setup import Progress, RolloutSetup, eval_mode
 from lcot_plugin.rollout.shared_prefix import SharedPrefixRollout
 from lcot_plugin.types import EncodedPrompt, RolloutGroup, SamplingParams
 from lcot_plugin.vlm import VisionLanguageModel
+from lcot_plugin.whole_weights import whole_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,6 +67,10 @@ class TransformersEngine:
         self.prefill_tokens, self.block_size = prefill_tokens, block_size
         self._can_share: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
+    def policy(self, model: Any, accelerator: Any, version: int) -> AbstractContextManager[Any]:
+        """See RolloutEngine.policy: the training model itself, with whole weights."""
+        return whole_weights(model, accelerator)
+
     @torch.no_grad()
     def generate(
         self,
@@ -74,7 +80,7 @@ class TransformersEngine:
         slots: Sequence[int],
         progress: Progress = _ignore,
     ) -> list[RolloutGroup]:
-        """See RolloutEngine.generate. `model` is unwrapped (no DDP around it) and is left in the mode it was in."""
+        """See RolloutEngine.generate. `model` is what `policy` yields and is left in the mode it was in."""
         if not prompts:
             return []
         setup = RolloutSetup(
@@ -91,6 +97,10 @@ class TransformersEngine:
         with eval_mode(model):
             completions = way(setup, model, prompts, sampling, slots, progress).run()
         return [RolloutGroup(prompt, own) for prompt, own in zip(prompts, completions, strict=True)]
+
+    def take_counts(self) -> dict[str, float]:
+        """See RolloutEngine.take_counts: there is nothing to tell."""
+        return {}
 
     def _shares_prefixes(self, model: Any) -> bool:
         if self.shared_prefix is False:

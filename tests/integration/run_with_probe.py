@@ -1,6 +1,6 @@
 """Runs one recipe with a probe: saves the gradients of the first optimizer step, or kills the process after a step.
 
-    python run_with_probe.py RECIPE.yaml [gradients=FILE] [kill_after=STEP]
+    python run_with_probe.py RECIPE.yaml [gradients=FILE] [kill_after=STEP] [way=WAY]
 
 Started by recipe_runs.py as a process of its own, also under torchrun.
 """
@@ -16,12 +16,17 @@ from lcot_plugin import activation
 
 
 @record  # torchrun ends with the traceback of the process that failed first
-def main(recipe_path: str, gradients: str | None = None, kill_after: str | None = None) -> None:
+def main(recipe_path: str, gradients: str | None = None, kill_after: str | None = None, way: str = "") -> None:
     activation.activate()  # before anything of LLaMA-Factory is imported
     import torch
     import yaml
     from llamafactory.train.tuner import run_exp
     from transformers import TrainerCallback
+
+    if way:
+        import engines_on_cpu
+
+        engines_on_cpu.prepare(way)
 
     class Probe(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
@@ -35,6 +40,8 @@ def main(recipe_path: str, gradients: str | None = None, kill_after: str | None 
 
     with open(recipe_path) as file:
         run_exp(yaml.safe_load(file), callbacks=[Probe()])
+    if way.startswith(("zero", "fsdp")):
+        os._exit(0)  # DeepSpeed and device meshes keep the groups that they have made
     # Where one is left, the process ends with SIGABRT now and then: more often than never, and too rarely to be tested.
     threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
     assert "pt_gloo_runloop" not in threads, "the process group still has its threads"

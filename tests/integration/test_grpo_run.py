@@ -177,7 +177,7 @@ def test_a_checkpoint_without_its_completions_is_refused(
     checkpoint.parent.mkdir()
     (whole_run / "out" / "checkpoint-5").rename(checkpoint)
     (checkpoint / "experience_rank0.pt").unlink()
-    result = run(recipe, tmp_path)
+    result = run({**recipe, "resume_from_checkpoint": str(checkpoint)}, tmp_path)
     assert result.returncode != 0
     assert "experience_rank0.pt is missing" in result.stderr
 

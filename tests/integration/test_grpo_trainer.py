@@ -5,10 +5,12 @@ import pickle
 from types import SimpleNamespace
 
 import pytest
+from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 from PIL import Image
 
 from lcot_plugin.evaluate.evaluator import ProblemResult, evaluation_metrics
-from lcot_plugin.integration.grpo_trainer import GrpoTrainer, _TakeBackEvalCompletions, light
+from lcot_plugin.integration.grpo_trainer import BEST, GrpoTrainer, _TakeBackEvalCompletions, light
+from lcot_plugin.policy.trainer import GrpoTrainerMixin
 from lcot_plugin.report.completions import completion_line
 from lcot_plugin.types import Completion, Ending, Outcome, PromptRecord, Score, Verdict
 
@@ -76,3 +78,17 @@ def test_a_fresh_run_starts_anew_and_a_resumed_one_goes_on(evaluated, tmp_path):
     begin(tmp_path, 0)
     assert evaluated(8) == [(8, "greedy"), (8, 1)]
     assert (tmp_path / "eval_geometry_completions.jsonl").read_text() == ""
+
+
+def test_the_best_weights_are_another_version_of_the_policy(monkeypatch):
+    """The optimizer steps stay those of the last weights, which the servers have."""
+    loaded = []
+    monkeypatch.setattr(CustomSeq2SeqTrainer, "_load_best_model", lambda self: loaded.append(self))
+    monkeypatch.setattr(GrpoTrainerMixin, "train", lambda self, **settings: settings)
+    trainer = GrpoTrainer.__new__(GrpoTrainer)
+    trainer.state = SimpleNamespace(global_step=8)
+    assert trainer.policy_version == 8
+    trainer._load_best_model()
+    assert loaded == [trainer] and trainer.policy_version == BEST != 8
+    trainer.train(resume_from_checkpoint=None)
+    assert trainer.policy_version == 8

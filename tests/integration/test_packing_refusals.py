@@ -32,6 +32,9 @@ CASES: dict[str, Changes] = {
     "use_badam": (("finetuning.use_badam", True),),
     "torch_compile": (("training.torch_compile", True),),
     "fp8": (("training.fp8", True),),
+    "galore_layerwise": (("finetuning.galore_layerwise", True),),
+    "apollo_layerwise": (("finetuning.apollo_layerwise", True),),
+    "optim": (("training.optim", "lomo"),),
     "fsdp": (("training.fsdp", ["full_shard"]),),
     "auto_find_batch_size": (("training.auto_find_batch_size", True),),
     "accelerator_config: split_batches": (

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers.training_args import OptimizerNames
 
 from lcot_plugin.errors import ArgumentError
 from lcot_plugin.integration import refusals
@@ -48,7 +49,12 @@ def changed(parsed: RunArguments, *changes: tuple[str, Any]) -> RunArguments:
 
 
 EVALUATION = (("training.do_train", False), ("training.do_eval", True))
+ZERO_3 = ("training.deepspeed_plugin", SimpleNamespace(zero_stage=3))
+FSDP = ("training.fsdp", ["full_shard"])
 EACH = ("data.eval_on_each_dataset", True)
+
+VLLM = ("finetuning.grpo_rollout_engine", "vllm")
+NARROWED = ("generating.top_p", 0.9)
 
 REFUSED_CASES: list[tuple[str, tuple[tuple[str, Any], ...], str]] = [
     ("do_train", (("training.do_train", False),), "`do_eval: true`"),
@@ -64,8 +70,20 @@ REFUSED_CASES: list[tuple[str, tuple[tuple[str, Any], ...], str]] = [
     ("use_unsloth_gc", (("model.use_unsloth_gc", True),), "Remove it"),
     ("use_kt", (("model.use_kt", True),), "Remove it"),
     ("torch_compile", (("training.torch_compile", True),), "Remove it"),
-    ("deepspeed", (("training.deepspeed_plugin", SimpleNamespace(zero_stage=3)),), "ZeRO-2"),
-    ("fsdp", (("training.fsdp", ["full_shard"]),), "ZeRO-2"),
+    ("galore_layerwise", (("finetuning.galore_layerwise", True),), "Keep `use_galore` alone"),
+    ("apollo_layerwise", (("finetuning.apollo_layerwise", True),), "Keep `use_apollo` alone"),
+    ("optim", (("training.optim", OptimizerNames.ADALOMO),), "Write `optim: adamw_torch`"),
+    ("optim", (("training.optim", OptimizerNames.GALORE_ADAMW_8BIT_LAYERWISE),), "adafactor"),
+    ("fsdp", (FSDP, *EVALUATION), "Remove it"),
+    ("fsdp: offload", (("training.fsdp", ["full_shard", "offload"]),), "ZeRO-3"),
+    (
+        "fsdp_config: min_num_params",
+        (FSDP, ("training.fsdp_config", {"min_num_params": 100})),
+        "fsdp_transformer_layer",
+    ),
+    ("quantization_bit", (FSDP, ("model.quantization_bit", 4)), "ZeRO-2"),
+    ("grpo_ref_sync_steps", (ZERO_3, ("finetuning.grpo_ref_sync_steps", 8)), "ZeRO-2"),
+    ("grpo_rollout_engine: vllm", (VLLM, NARROWED, ("finetuning.grpo_replay_groups", 4)), "`top_p: 1.0`"),
     ("streaming", (("data.streaming", True),), "Remove it"),
     ("packing", (("data.packing", True),), "Remove it"),
     ("auto_find_batch_size", (("training.auto_find_batch_size", True),), "per_device_train_batch_size"),
@@ -109,6 +127,7 @@ WARNED_CASES: list[tuple[str, tuple[tuple[str, Any], ...], str]] = [
         "no effect",
     ),
     ("ref_model", (("finetuning.ref_model", "y"),), "grpo_beta"),
+    ("grpo_rollout_engine: vllm", (VLLM, ("generating.repetition_penalty", 1.1)), "`sampler_distance`"),
     ("group_by_length", (("training.group_by_length", True),), "no effect"),
     ("train_sampling_strategy", (("training.train_sampling_strategy", "sequential"),), "disable_shuffling"),
     ("dataloader_drop_last", (("training.dataloader_drop_last", True),), "no effect"),
@@ -175,12 +194,18 @@ def test_all_refused_settings_are_named_at_once(parsed: RunArguments) -> None:
         check_settings(changed(parsed, ("finetuning.use_dft_loss", True), ("generating.num_beams", 2)))
 
 
-@pytest.mark.parametrize("value", ["true", "True", "1"])
-def test_fsdp_of_accelerate_launch_is_refused(
-    parsed: RunArguments, monkeypatch: pytest.MonkeyPatch, value: str
+@pytest.mark.parametrize(
+    ("variable", "value"), [("FSDP_OFFLOAD_PARAMS", "true"), ("FSDP_AUTO_WRAP_POLICY", "SIZE_BASED_WRAP")]
+)
+@pytest.mark.parametrize("used", ["true", "True", "1"])
+def test_fsdp_of_accelerate_launch_is_seen(
+    parsed: RunArguments, monkeypatch: pytest.MonkeyPatch, used: str, variable: str, value: str
 ) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", value)
-    with pytest.raises(ArgumentError, match="fsdp: "):
+    """It says everything through the environment."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", used)
+    check_settings(parsed)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ArgumentError, match="fsdp"):
         check_settings(parsed)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
     check_settings(parsed)
@@ -193,7 +218,9 @@ def test_fsdp_of_accelerate_launch_is_refused(
         (*EVALUATION, ("generating.temperature", 0.0), ("finetuning.grpo_eval_generations", 0)),
         (EACH, ("training.load_best_model_at_end", True), ("training.metric_for_best_model", "hard_accuracy")),
         (EACH, ("training.load_best_model_at_end", True), ("training.metric_for_best_model", "eval_easy_pass@8")),
-        (("training.deepspeed_plugin", SimpleNamespace(zero_stage=2)),),
+        (("training.deepspeed_plugin", SimpleNamespace(zero_stage=2)), ("finetuning.grpo_ref_sync_steps", 8)),
+        (ZERO_3,),
+        (FSDP,),
         (
             ("training.lr_scheduler_type", "reduce_lr_on_plateau"),
             ("training.greater_is_better", True),
@@ -220,3 +247,17 @@ def test_warnings_reach_llamafactorys_log(parsed: RunArguments, tmp_path: Path) 
     check_settings(changed(parsed, ("generating.length_penalty", 2.0)))
     llamafactory_logging.remove_handler(handler)
     assert len(said) == 1 and "length_penalty" in said[0]
+
+
+@pytest.mark.parametrize("narrowed", [NARROWED, ("generating.top_k", 5), ("finetuning.grpo_min_p", 0.1)])
+@pytest.mark.parametrize(
+    "need", [("finetuning.grpo_sampler_correction", "token_mask"), ("finetuning.grpo_async_rollouts", True)]
+)
+def test_a_narrowed_draw_of_vllm_is_not_corrected_for(
+    parsed: RunArguments, narrowed: tuple[str, Any], need: tuple[str, Any]
+) -> None:
+    with pytest.raises(ArgumentError, match="narrowed draw"):
+        check_settings(changed(parsed, VLLM, narrowed, need))
+    check_settings(changed(parsed, narrowed, need))  # the engine in process tells both
+    check_settings(changed(parsed, VLLM, need))
+    check_settings(changed(parsed, VLLM, narrowed, need, *EVALUATION))

@@ -134,3 +134,12 @@ def test_an_easy_first_order_differs_from_epoch_to_epoch():
 def test_those_not_known_stand_in_the_middle():
     order = easy_first([0.9] * 10 + [0.1] * 10 + [None] * 5)
     assert set(order[:10]) == set(range(10)) and set(order[15:]) == set(range(10, 20))
+
+
+def test_a_block_is_what_the_epochs_yield():
+    sampler = PromptBlockSampler(5, block_size=2, repeats=2, seed=3)
+    for epoch in range(3):
+        sampler.begin_epoch(epoch)
+        taken = list(sampler)
+        for block in range(3):
+            assert sampler.block(3 * epoch + block) == taken[4 * block : 4 * block + 2]

@@ -39,6 +39,7 @@ def test_a_line_says_everything():
         "completion": "\\boxed{3}",
         "ending": "stopped",
         "num_tokens": 2,
+        "policy_step": None,
         "extracted": "3",
         "gold": "3",
         "answer_type": "auto",

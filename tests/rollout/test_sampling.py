@@ -12,9 +12,11 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from lcot_plugin.errors import LcotError
 from lcot_plugin.rollout.sampling import (
     DRAW_CHUNK,
     TokenSampler,
+    check_finite,
     draw,
     penalised,
     policy_log_probs,
@@ -231,3 +233,18 @@ def test_draws_from_the_distribution_of_generate(name, logits, previous):
             assert policy_logps is None
         else:
             torch.testing.assert_close(policy_logps, policy[row, drawn])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", [{}, {"top_p": 0.9}, {"top_k": 5}, {"temperature": 0.0}])
+def test_logits_that_are_not_finite_are_told_and_break_nothing_else(value, kind):
+    """The ids stay legal (a wrong one would end a CUDA process for good), their log-probabilities tell."""
+    logits = torch.randn(3, VOCABULARY)
+    logits[1, 5] = value
+    logits[2] = value
+    drawn = TokenSampler(SamplingParams(1, 8, **kind), BANNED)(logits, torch.full((3,), 0.99, dtype=torch.float64))
+    assert ((drawn.token_ids >= 0) & (drawn.token_ids < VOCABULARY)).all()
+    check_finite(drawn.sampler_logps[:1].tolist())
+    for row in (1, 2):
+        with pytest.raises(LcotError, match=r"logits are not finite.*bf16.*lower learning_rate"):
+            check_finite(drawn.sampler_logps[row:].tolist())

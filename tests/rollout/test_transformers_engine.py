@@ -6,7 +6,7 @@ import pytest
 import torch
 from loaded_twins import FAMILIES, SHORT_TEXT, TEXT, TWO_IMAGES, load_twin
 
-from lcot_plugin.errors import ArgumentError
+from lcot_plugin.errors import ArgumentError, LcotError
 from lcot_plugin.types import Ending, SamplingParams
 
 # transformers' and LLaMA-Factory's InternVL code call np.cumsum on tensors.
@@ -390,3 +390,13 @@ def test_modules_keep_their_own_modes(loaded):
     before = [module.training for module in model.modules()]
     loaded.engine().generate(model, loaded.prompts[:1], GREEDY, [0])
     assert [module.training for module in model.modules()] == before
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "batch"])
+def test_a_policy_that_has_diverged_is_told(loaded, shared):
+    with torch.no_grad():
+        loaded.model.get_output_embeddings().weight[3].fill_(float("nan"))
+    engine = loaded.engine()
+    engine.shared_prefix = shared
+    with pytest.raises(LcotError, match="logits are not finite"):
+        engine.generate(loaded.model, loaded.prompts, SAMPLED, SLOTS)

@@ -1,0 +1,1 @@
+"""Rollouts by vLLM servers, which run in an environment of their own."""

@@ -1,0 +1,1 @@
+"""Scripts that the Python of vLLM's environment runs: standard library only, Python 3.10+."""

@@ -1,0 +1,1 @@
+"""Runs that survive: whole checkpoints, signals, records that are read back without running code."""
