@@ -11,9 +11,9 @@ starts, and
 * every 200 steps the server is killed (SIGKILL to its process group),
 * twice, after a third and after two thirds, the training process is (SIGKILL); the same command is then run again.
 
-Both are evaluated greedily on the 400 test problems. The memory of the training process and of the server (unique set
-size: what would be free if it ended) is read every two seconds; its slope is that of a line through the samples of each
-life of a process without its first 150 steps, the median over the lives.
+Both are evaluated greedily on the 400 test problems. The memory of the training process and of the server (resident,
+with no file behind it) is read every two seconds; its slope is that of a line through the samples of each life of a
+process without its first 150 steps, the median over the lives.
 
 Prints a table and, as its last line, JSON: `accuracy` of both in percent with `interval` (95%, Wilson), `steps`,
 `faults` by kind, `recovery_seconds` by kind (median, from the kill until two more optimizer steps are
@@ -74,8 +74,8 @@ class Life:
     sizes: list[int] = field(default_factory=list)
 
     def add(self, step: int, processes: Sequence[psutil.Process]) -> None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            size = sum(process.memory_full_info().uss for process in processes)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            size = sum(anonymous_bytes(process.pid) for process in processes)
             self.steps.append(step)
             self.sizes.append(size)
 
@@ -194,6 +194,15 @@ class Run:
         return max((int(path.name.split("-")[1]) for path in self._output.glob("checkpoint-*")), default=0)
 
 
+def anonymous_bytes(pid: int) -> int:
+    """Resident memory that no file is behind; Linux. Pages of libraries would come and go with other processes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    sizes = [int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon", "RssShmem"))]
+    if not sizes:
+        raise ProcessLookupError(f"process {pid} has ended")
+    return sum(sizes)
+
+
 def _server_of(trainer: psutil.Process) -> psutil.Process | None:
     """The vLLM server that a training process has started."""
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -232,7 +241,7 @@ def plot(runs: dict[str, Seen], path: Path) -> None:
             panel.plot(life.steps, np.array(life.sizes) / MiB, linewidth=1)
         panel.set(title=f"{name}: {process}", xlabel="optimizer step", ylim=(0, None))
         panel.grid(alpha=0.3)
-    panels[0][0].set_ylabel("unique set size, MiB")
+    panels[0][0].set_ylabel("memory, MiB")
     figure.suptitle("Memory; a line is the life of a process", fontsize=11)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
