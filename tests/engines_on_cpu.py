@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from functools import wraps
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
+import torch.distributed as dist
 
 DEEPSPEED = os.environ.get("LCOT_DEEPSPEED", "")
 """Folder that DeepSpeed was installed into by `pip install --target`. Among the other packages accelerate would import
@@ -26,6 +27,17 @@ def prepare(way: str) -> None:
         _allow_fsdp()
     if way.startswith("zero"):
         _steady_deepspeed()
+
+
+def end_process() -> NoReturn:
+    """Once the others are here too, and without tearing the interpreter down under gloo's threads.
+
+    DeepSpeed, device meshes and DDP's reducer keep the process groups that they have made, and the groups their
+    threads, one of which ends the process now and then (SIGABRT, pytorch/pytorch#190489).
+    """
+    dist.barrier()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _allow_fsdp() -> None:

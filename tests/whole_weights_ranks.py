@@ -132,8 +132,7 @@ def main(way: str) -> None:
         plain.step()
         plain.zero_grad()
     assert (alone(values) - start).abs().max() > 0.1
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    engines_on_cpu.end_process()
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def main(recipe_path: str, gradients: str | None = None, kill_after: str | None 
     with open(recipe_path) as file:
         run_exp(yaml.safe_load(file), callbacks=[Probe()])
     if way.startswith(("zero", "fsdp")):
-        os._exit(0)  # DeepSpeed and device meshes keep the groups that they have made
+        os._exit(0)  # `end_process` says why; the groups are not there any more
     # Where one is left, the process ends with SIGABRT now and then: more often than never, and too rarely to be tested.
     threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
     assert "pt_gloo_runloop" not in threads, "the process group still has its threads"

@@ -394,9 +394,10 @@ def test_modules_keep_their_own_modes(loaded):
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "batch"])
 def test_a_policy_that_has_diverged_is_told(loaded, shared):
+    model = loaded.fresh_model()
     with torch.no_grad():
-        loaded.model.get_output_embeddings().weight[3].fill_(float("nan"))
+        model.get_output_embeddings().weight[3].fill_(float("nan"))
     engine = loaded.engine()
     engine.shared_prefix = shared
     with pytest.raises(LcotError, match="logits are not finite"):
-        engine.generate(loaded.model, loaded.prompts, SAMPLED, SLOTS)
+        engine.generate(model, loaded.prompts, SAMPLED, SLOTS)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from engines_on_cpu import end_process
 from lora_twins import ALL_LAYERS, lora_twin
 from torch import multiprocessing
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
@@ -54,8 +55,7 @@ def on_rank(rank: int, rendezvous: str, directory: Path, results: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     reports = {name: report(rank, directory, wrapper, Path(f"{results}_{name}")) for name, wrapper in WRAPPERS.items()}
     torch.save(reports, f"{results}{rank}")
-    dist.barrier()
-    dist.destroy_process_group()
+    end_process()
 
 
 def report(rank: int, directory: Path, wrapper: Callable[[Any], Any], folder: Path) -> dict[str, Any]:
