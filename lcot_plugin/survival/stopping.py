@@ -98,11 +98,14 @@ class StopSignals:
         return self.received is not None
 
     def agree(self, accelerator: Any) -> int | None:
-        """The signal that any process has received. A collective."""
-        if accelerator.num_processes > 1:
-            self.poll()
-            self.received = largest(self.received or 0, accelerator) or None
-        return self.received
+        """The signal that any process had received when it called this. A collective."""
+        if accelerator.num_processes == 1:
+            return self.received
+        self.poll()
+        agreed = largest(self.received or 0, accelerator)
+        if agreed:  # where none has, one may have arrived meanwhile, and is for the next time
+            self.received = agreed
+        return agreed or None
 
 
 def largest(number: int, accelerator: Any) -> int:

@@ -93,6 +93,17 @@ def test_a_signal_of_one_process_is_everybodys() -> None:
     assert largest(7, SimpleNamespace(num_processes=1)) == 7
 
 
+def test_a_signal_that_comes_while_processes_agree_is_not_lost() -> None:
+    class SlowAccelerator(Accelerator):
+        def gather(self, own: torch.Tensor) -> torch.Tensor:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().gather(own)
+
+    with StopSignals() as signals:
+        assert signals.agree(SlowAccelerator(0)) is None
+        assert signals.agree(Accelerator(0)) == signal.SIGTERM
+
+
 def test_a_process_learns_of_anothers_signal_through_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without waiting for it: in the middle of a rollout processes are at different places."""
     kept: dict[str, str] = {}
