@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> dict[tuple[str, str], Arm]:
                 train("grpo.yaml", folder, ROOT, keys)
                 model = {"model_name_or_path": folder}
                 if kind == "LoRA":
-                    model = {"model_name_or_path": sft, "adapter_name_or_path": folder}
+                    model = {"model_name_or_path": sft, "adapter_name_or_path": folder, "finetuning_type": "lora"}
                 few = {"max_samples": 20} if arguments.quick else {}
                 train("eval.yaml", folder / "eval", ROOT, {**model, **few})
             arm.add(folder)
