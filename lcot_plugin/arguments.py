@@ -215,6 +215,14 @@ class GrpoArguments:
     grpo_log_completions: bool = _key(
         True, "Write every completion with its verdict, rewards and advantage to completions.jsonl in output_dir."
     )
+    grpo_log_completions_to_trackers: int = _key(
+        1,
+        "Groups of completions that the trackers of report_to get as a table with pictures each time; 0: none. Needs "
+        "grpo_log_completions.",
+    )
+    grpo_tracker_completions_steps: int = _key(
+        50, "Optimizer steps after which the trackers get completions again; evaluations always send theirs."
+    )
     grpo_max_skipped_steps: int = _key(
         5,
         "Optimizer steps in a row that may be left out since their gradient is NaN or infinite; the next one ends the "
@@ -254,12 +262,15 @@ class GrpoArguments:
                 f"grpo_num_generations: {self.grpo_num_generations} leaves every advantage at 0, since a completion is "
                 "compared with the others of its group: write 2 or more (8 is usual)."
             )
-        for key in ("grpo_num_iterations", "grpo_logits_chunk_size", "grpo_dynamic_sampling_rounds"):
+        for key in (
+            *("grpo_num_iterations", "grpo_logits_chunk_size", "grpo_dynamic_sampling_rounds"),
+            "grpo_tracker_completions_steps",
+        ):
             if getattr(self, key) < 1:
                 raise ArgumentError(f"{key}: {getattr(self, key)} must be at least 1.")
         for key in (
             *("grpo_beta", "grpo_eval_generations", "grpo_llds_coef", "grpo_entropy_coef"),
-            *("grpo_replay_groups", "grpo_max_skipped_steps"),
+            *("grpo_replay_groups", "grpo_max_skipped_steps", "grpo_log_completions_to_trackers"),
         ):
             if getattr(self, key) < 0:
                 raise ArgumentError(f"{key}: {getattr(self, key)} must not be negative.")
