@@ -77,7 +77,8 @@ class Blueprint:
 
 def build_twin(family: str, directory: Path) -> Path:
     """Writes the twin of a family (a key of `TWIN_TEMPLATES`) into `directory`, the same bytes every time."""
-    import more_twins  # noqa: F401  (adds its own to BLUEPRINTS)
+    import family_twins  # noqa: F401  (both add their own to BLUEPRINTS)
+    import more_twins  # noqa: F401
 
     directory.mkdir(parents=True, exist_ok=True)
     blueprint = BLUEPRINTS[family](directory)
