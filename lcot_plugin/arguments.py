@@ -215,6 +215,9 @@ class GrpoArguments:
     grpo_log_completions: bool = _key(
         True, "Write every completion with its verdict, rewards and advantage to completions.jsonl in output_dir."
     )
+    grpo_log_token_log_probs: bool = _key(
+        False, "Keep every token's log-probability in completions.jsonl too, in about a byte a token, for the viewer."
+    )
     grpo_log_completions_to_trackers: int = _key(
         1,
         "Groups of completions that the trackers of report_to get as a table with pictures each time; 0: none. Needs "

@@ -5,21 +5,37 @@ In: rollouts with scores. Out: lines that a person can grep, `datasets` can load
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+from lcot_plugin.report.completion_images import CompletionImages
+from lcot_plugin.report.run_log import StepLog
+from lcot_plugin.report.token_trace import TokenTracer
 from lcot_plugin.types import Completion, PromptRecord, Score
 
 COMPLETIONS_FILE = "completions.jsonl"
 
 
+def image_name(image: Any) -> str:
+    """The path of an image, or what stands in for it where the data set embeds the bytes."""
+    if isinstance(image, str):
+        return image
+    if isinstance(image, dict) and image.get("path"):
+        return image["path"]
+    return getattr(image, "filename", "") or f"<{type(image).__name__} in the data set>"
+
+
 def completion_line(
-    record: PromptRecord, completion: Completion, score: Score, *, advantage: float | None = None, **context: Any
+    record: PromptRecord,
+    completion: Completion,
+    score: Score,
+    *,
+    advantage: float | None = None,
+    image_name: Callable[[Any], str] = image_name,
+    **context: Any,
 ) -> dict[str, Any]:
-    """One completion as plain JSON values. `context` (step, sample...) comes first."""
+    """One completion as plain JSON values. `context` (step, group, sample...) comes first."""
     verdict = score.verdict
     return {
         **context,
@@ -43,43 +59,25 @@ def completion_line(
     }
 
 
-def image_name(image: Any) -> str:
-    """The path of an image, or what stands in for it where the data set embeds the bytes."""
-    if isinstance(image, str):
-        return image
-    if isinstance(image, dict) and image.get("path"):
-        return image["path"]
-    return getattr(image, "filename", "") or f"<{type(image).__name__} in the data set>"
+class CompletionsLog(StepLog):
+    """The file, and what a resumed run takes back of it."""
 
 
-class CompletionsLog:
-    """Appends lines to a file, and takes back those that a resumed run will write again."""
+@dataclass
+class CompletionLines:
+    """Makes the lines of a run: `completion_line`, with what the run keeps beside the text."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    images: CompletionImages | None = None
+    """Keeps pictures that are in the data set; None names them only."""
+    traces: TokenTracer | None = None
+    """Keeps every token's log-probability under `trace`; None does not."""
 
-    def write(self, lines: Iterable[dict[str, Any]]) -> None:
-        """All of the lines, or none where the disk is full (OSError)."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        size = self.path.stat().st_size if self.path.exists() else 0
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        except OSError:
-            if self.path.exists():
-                os.truncate(self.path, size)
-            raise
+    def __call__(self, record: PromptRecord, completion: Completion, score: Score, **context: Any) -> dict[str, Any]:
+        """See `completion_line`."""
+        line = completion_line(record, completion, score, image_name=self.image_name, **context)
+        return line if self.traces is None else {**line, "trace": self.traces(completion)}
 
-    def drop_from_step(self, step: int) -> None:
-        """Removes the lines of rollouts made at `step` or later, and a line that a kill cut short."""
-        if not self.path.exists():
-            return
-        kept = []
-        with self.path.open("rb") as file:  # bytes: a line may be cut inside a character
-            for line in file:
-                if not line.endswith(b"\n") or json.loads(line)["step"] >= step:
-                    break
-                kept.append(line)
-        partial = self.path.with_suffix(".tmp")
-        partial.write_bytes(b"".join(kept))
-        partial.replace(self.path)
+    def image_name(self, image: Any) -> str:
+        """Where a viewer finds an image: its path, or that of the copy that was kept, relative to output_dir."""
+        kept = self.images(image) if self.images is not None else None
+        return kept or image_name(image)

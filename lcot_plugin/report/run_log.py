@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +102,9 @@ def _number(value: Any) -> int | float | str | None:
 class StepLog:
     """Appends lines to a file, each with its step, and takes back those that a resumed run will write again."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, warn: Callable[[str], None] = print):
+        """warn: is told of lines that are dropped since they cannot be read."""
+        self.path, self.warn = Path(path), warn
 
     def write(self, lines: Iterable[dict[str, Any]]) -> None:
         """All of the lines, or none where the disk is full (OSError)."""
@@ -118,17 +119,49 @@ class StepLog:
             raise
 
     def drop_from_step(self, step: int) -> None:
-        """Removes the lines that belong to `step` or later ones, and a line that a kill cut short."""
+        """Cuts the file before the first line of `step` or later ones, or of which a kill has left a part."""
         if not self.path.exists():
             return
         kept = 0
-        with self.path.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n") or json.loads(line)["step"] >= step:
+        with self.path.open("rb") as file:  # bytes: a line may be cut inside a character
+            for number, line in enumerate(file, start=1):
+                found = _step_of(line)
+                if found is None and line.endswith(b"\n"):
+                    self._warn_of(number, self.path.stat().st_size - kept)
+                if found is None or found >= step:
                     break
                 kept += len(line)
         if kept < self.path.stat().st_size:
             os.truncate(self.path, kept)
+
+    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        """Leaves only the lines for which `wanted` says so, in their order; the file is replaced at once."""
+        if not self.path.exists():
+            return
+        kept = []
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if _step_of(line) is None:
+                    if line.endswith(b"\n"):
+                        self._warn_of(number, len(line))
+                elif wanted(json.loads(line)):
+                    kept.append(line)
+        partial = self.path.with_name(f"{self.path.name}.tmp")
+        partial.write_bytes(b"".join(kept))
+        partial.replace(self.path)
+
+    def _warn_of(self, number: int, num_bytes: int) -> None:
+        self.warn(f"{self.path}, line {number} cannot be read: {num_bytes:,} bytes are dropped.")
+
+
+def _step_of(line: bytes) -> int | None:
+    """None of a line that is cut short, or is none of ours."""
+    try:
+        value = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    step = value.get("step") if isinstance(value, dict) else None
+    return step if isinstance(step, int) else None
 
 
 # Files that are replaced as a whole

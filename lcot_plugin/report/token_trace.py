@@ -1,7 +1,7 @@
 """Every token of a completion with its log-probability, in about a byte a token.
 
-In: how many characters each token has in the completion's text, and the log-probability that it was drawn with. Out: a
-short text for a line of completions.jsonl, and back. Consumers: report.completions (writes), the rollout viewer (reads).
+In: how many characters each token has in the completion's text, and the policy's log-probability of it. Out: a short
+text for a line of completions.jsonl, and back. Consumers: report.completions (writes), the rollout viewer (reads).
 
     lengths    3 1 5      "The", " ", "area "; sum = len(text); 0 for a token that completes no character yet
     log_probs  -0.02 -1.9 -0.3    nats
@@ -15,14 +15,19 @@ import base64
 import binascii
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lcot_plugin.errors import DataError
+from lcot_plugin.types import Completion
 
 STEPS_PER_NAT = 16
 LEAST = -16.0
 """What stands for it and everything below, -inf among it."""
+REPLACEMENT = "\ufffd"
+"""What a decoder shows of bytes that are no whole character."""
+MAX_PENDING = 64
+"""Tokens that may wait for a character to be whole; more are no text at all."""
 _FORMAT = 1
 _LONG = 255
 """Tokens of more characters take a byte for each 255 of them, and one for the rest."""
@@ -80,15 +85,59 @@ def decode(text: str) -> TokenTrace:
     return TokenTrace(lengths, [LEAST if level == 255 else -level / STEPS_PER_NAT for level in levels])
 
 
-def token_lengths(pieces: Sequence[str]) -> list[int]:
-    """[T] characters of each token, of the text decoded up to and including each of them.
+class TokenTracer:
+    """Makes the trace of a completion, by the tokenizer that has decoded its text."""
 
-    pieces: [T] texts of growing prefixes. A prefix may end inside a character (decoded as U+FFFD, one or several): that
-    character counts for the token that completes it.
-    """
-    lengths, done = [], 0
-    for piece in pieces:
-        whole = len(piece.rstrip("�"))
-        lengths.append(max(0, whole - done))
-        done = max(done, whole)
-    return lengths
+    def __init__(self, decode: Callable[[list[int]], str]):
+        """decode: token ids to text, as the completion's text was made of them."""
+        self.decode = decode
+        self._pieces: dict[int, str] = {}
+        """Text of a token by itself."""
+
+    def __call__(self, completion: Completion) -> str | None:
+        """None for a completion whose log-probabilities are not known, or are NaN."""
+        log_probs = completion.sampler_logps if completion.policy_logps is None else completion.policy_logps
+        if len(log_probs) != len(completion.token_ids) or any(math.isnan(value) for value in log_probs):
+            return None
+        return encode(self.lengths(completion.token_ids, completion.text), log_probs)
+
+    def lengths(self, token_ids: Sequence[int], text: str) -> list[int]:
+        """[T] characters of each token; they add up to those of the text. An end token that was left out has 0."""
+        pieces = [self._piece(token_id) for token_id in token_ids]
+        for shown in (pieces, [*pieces[:-1], ""]):
+            if "".join(shown) == text:
+                return [len(piece) for piece in shown]
+        return _fitted(self._in_context(token_ids), len(text))
+
+    def _piece(self, token_id: int) -> str:
+        if token_id not in self._pieces:
+            self._pieces[token_id] = self.decode([token_id])
+        return self._pieces[token_id]
+
+    def _in_context(self, token_ids: Sequence[int]) -> list[int]:
+        """Where a character has several tokens, or a token by itself loses its blank: what each adds to those before.
+
+        A character counts for the token that completes it. Example: `√` has three tokens, `b"\\xe2"`, `b"\\x88"`,
+        `b"\\x9a"`: 0, 0, 1.
+        """
+        lengths, first, done = [], 0, 0  # tokens[first:done] are known, and are context for what follows
+        for index in range(len(token_ids)):
+            known = self.decode(list(token_ids[first:done]))
+            shown = self.decode(list(token_ids[first : index + 1]))
+            if (len(shown) > len(known) and not shown.endswith(REPLACEMENT)) or index - done >= MAX_PENDING:
+                lengths.append(max(0, len(shown) - len(known)))
+                first, done = done, index + 1
+            else:
+                lengths.append(0)
+        return lengths
+
+
+def _fitted(lengths: Sequence[int], total: int) -> list[int]:
+    """The same, cut off at the total, with what is missing given to the last token."""
+    fitted, left = [], total
+    for length in lengths:
+        fitted.append(min(length, left))
+        left -= fitted[-1]
+    if fitted:
+        fitted[-1] += left
+    return fitted
