@@ -28,6 +28,7 @@ from lcot_plugin.integration.rollout_engine import (
     shares_devices,
     weight_bytes,
 )
+from lcot_plugin.integration.trackers import check_trackers, follow_trackers
 from lcot_plugin.integration.update_layout import make_layouts
 from lcot_plugin.policy.objectives import check_objective
 from lcot_plugin.policy.trainer import GrpoParts
@@ -80,6 +81,7 @@ def run_grpo(
         )
         trainer.setup_grpo(parts)
         trainer.evaluator = make_evaluator(trainer, training_args)
+        trainer.trackers = stack.enter_context(follow_trackers(trainer))
         used = {"train_dataset": training_args.do_train, "eval_dataset": training_args.do_eval}
         check_engine(
             parts, [dataset_module[name] for name, is_used in used.items() if is_used and name in dataset_module]
@@ -110,6 +112,7 @@ def check_arguments(run: RunArguments) -> BatchPlan:
     for warning in check_objective(run.finetuning):
         logger.warning_rank0(warning)
     check_settings(run)
+    check_trackers(training.report_to)
     if not training.do_train:
         group = run.finetuning.grpo_num_generations
         return BatchPlan(group, 1, 1, group, training.world_size)

@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 
 from lcot_plugin.evaluate.evaluator import Evaluator, ProblemResult, evaluation_metrics
 from lcot_plugin.integration.media import PromptEncoder
+from lcot_plugin.integration.trackers import Trackers
 from lcot_plugin.packing.families import trains_vision
 from lcot_plugin.policy.prompts import prompt_records
 from lcot_plugin.policy.trainer import GrpoParts, GrpoTrainerMixin
@@ -41,6 +42,7 @@ class GrpoTrainer(GrpoTrainerMixin, CustomSeq2SeqTrainer):
     """Trains with GRPO; evaluates greedy accuracy, avg@k and pass@k."""
 
     evaluator: Evaluator
+    trackers: Trackers | None = None
     control: Any
     _best_is_loaded = False
 
@@ -85,9 +87,10 @@ class GrpoTrainer(GrpoTrainerMixin, CustomSeq2SeqTrainer):
         metrics = {f"{metric_key_prefix}_{key}": value for key, value in evaluation_metrics(results).items()}
         metrics |= self._reward_counts(metric_key_prefix)
         metrics[f"{metric_key_prefix}_runtime"] = round(time.perf_counter() - started, 2)
-        if self.is_world_process_zero():
-            self._write_eval_completions(results, metric_key_prefix)
+        lines = self._write_eval_completions(results, metric_key_prefix) if self.is_world_process_zero() else []
         self.log(metrics)
+        if self.trackers is not None:
+            self.trackers.show_evaluation(metric_key_prefix, lines)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
@@ -119,15 +122,17 @@ class GrpoTrainer(GrpoTrainerMixin, CustomSeq2SeqTrainer):
         gathered: list[list[ProblemResult]] = gather_object([[light(result) for result in results]])
         return [result for turn in range(len(gathered[0])) for share in gathered for result in share[turn : turn + 1]]
 
-    def _write_eval_completions(self, results: list[ProblemResult], prefix: str) -> None:
+    def _write_eval_completions(self, results: list[ProblemResult], prefix: str) -> list[dict[str, Any]]:
         step = self.state.global_step
         log = CompletionsLog(Path(self.args.output_dir, f"{prefix}_{COMPLETIONS_FILE}"))
         log.drop_from_step(step)  # the same evaluation, made again; a run that only evaluates starts the file anew
-        log.write(
+        lines = [
             completion_line(result.record, completion, score, step=step, sample="greedy" if sample == 0 else sample)
             for result in results
             for sample, (completion, score) in enumerate(zip(result.completions, result.scores, strict=True))
-        )
+        ]
+        log.write(lines)
+        return lines
 
 
 def light(result: ProblemResult) -> ProblemResult:
