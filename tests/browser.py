@@ -294,6 +294,76 @@ def horizontal_overflow(page: Page) -> int:
     return int(page.evaluate("document.scrollingElement.scrollWidth - document.documentElement.clientWidth"))
 
 
+def layout_faults(page: Page, scope: str = "body") -> list[str]:
+    """What a reader could not read within the elements of the selector `scope`, in words; [] where all is well.
+
+    A text that lies over another one or over a control, and a text that is cut by a box that does not scroll. Open
+    menus, which lie over the page on purpose, are left out.
+    """
+    return list(page.evaluate(_LAYOUT_FAULTS, scope))
+
+
+_LAYOUT_FAULTS = """
+(scope) => {
+  const intersect = (a, b) => ({
+    left: Math.max(a.left, b.left), right: Math.min(a.right, b.right),
+    top: Math.max(a.top, b.top), bottom: Math.min(a.bottom, b.bottom),
+  });
+  const isEmpty = (r) => r.right - r.left < 1 || r.bottom - r.top < 1;
+  const name = (box) => JSON.stringify(box.text.trim().slice(0, 60));
+  const faults = [], boxes = [];
+
+  // The part of a rectangle that the boxes around it let through; and which of them cuts it without a way to scroll.
+  const seen = (element, rect, text) => {
+    let left = {left: rect.left, right: rect.right, top: rect.top, bottom: rect.bottom};
+    for (let box = element; box && box !== document.body; box = box.parentElement) {
+      const style = getComputedStyle(box);
+      if (style.overflowX === 'visible' && style.overflowY === 'visible') continue;
+      const inner = box.getBoundingClientRect(), part = intersect(left, inner);
+      const hides = ['hidden', 'clip'].includes(style.overflowX) && left.right - inner.right > 2;
+      if (hides && style.textOverflow !== 'ellipsis' && inner.width > 2 && inner.height > 2)
+        faults.push(`cut: ${name({text})} ends ${Math.round(left.right - inner.right)} pixels beyond its box`);
+      left = part;
+      if (isEmpty(left)) return null;
+    }
+    return left;
+  };
+  const add = (element, rect, text) => {
+    if (rect.width < 1 || rect.height < 1) return;
+    const part = seen(element, rect, text);
+    if (part) boxes.push({...part, element, text});
+  };
+  const isShown = (e) => e.checkVisibility({opacityProperty: true, visibilityProperty: true})
+    && !e.closest('[role=listbox]:not(input), .toast-wrap, [role=tooltip]');
+
+  for (const root of document.querySelectorAll(scope)) {
+    const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+    for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+      const element = node.parentElement;
+      if (!node.data.trim() || ['SCRIPT', 'STYLE', 'TITLE', 'TEXTAREA'].includes(element.tagName)) continue;
+      if (!isShown(element)) continue;
+      const range = document.createRange();
+      range.selectNodeContents(node);
+      for (const rect of [...range.getClientRects()].slice(0, 40)) add(element, rect, node.data);
+    }
+    for (const element of root.querySelectorAll('input, textarea, select, img'))
+      if (isShown(element))
+        add(element, element.getBoundingClientRect(), element.ariaLabel || element.alt || element.tagName);
+  }
+  boxes.sort((a, b) => a.top - b.top);
+  for (let i = 0; i < boxes.length; i++) {
+    for (let j = i + 1; j < boxes.length && boxes[j].top < boxes[i].bottom - 3; j++) {
+      const [a, b] = [boxes[i], boxes[j]], both = intersect(a, b);
+      if (both.right - both.left < 3 || both.bottom - both.top < 3) continue;
+      if (a.element === b.element || a.element.contains(b.element) || b.element.contains(a.element)) continue;
+      faults.push(`${name(a)} lies over ${name(b)}`);
+    }
+  }
+  return [...new Set(faults)];
+}
+"""
+
+
 def picture(page: Page, name: str, *, whole: bool = True, element: Locator | None = None) -> Path | None:
     """Keeps a screenshot as `name`.png where LCOT_SCREENSHOTS names a folder."""
     folder = os.environ.get(SCREENSHOTS)
