@@ -1,0 +1,93 @@
+"""Every family with recipes, on its tiny twin: LoRA SFT, GRPO, evaluation, export and reload; full tuning of both stages.
+
+`LEARNT` collects what each test has shown, for the table of docs/families.md (test_support_table.py).
+"""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families.runs import FAMILIES, TWINS, Workplace, answer, load, question, workplace
+
+# Third-party warnings while training are not this test's subject; its assertions are.
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, twin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    from llamafactory.data import template
+
+    # `default_system` is written into LLaMA-Factory's global template; later tests want it as it was.
+    monkeypatch.setattr(template, "TEMPLATES", deepcopy(template.TEMPLATES))
+    monkeypatch.chdir(tmp_path)
+    return workplace(tmp_path, request.param, twin(TWINS[request.param]))
+
+
+@pytest.mark.parametrize("place", FAMILIES, indirect=True)
+def test_lora(place: Workplace) -> None:
+    from llamafactory.train.tuner import export_model
+
+    packs = place.recipe("sft").get("length_aware_packing")
+    sft = place.run("sft")
+    logged = [entry for entry in place.history(sft) if "loss" in entry]
+    assert logged and all(0 < entry["loss"] < 50 for entry in logged)
+    assert any("pack/fill" in entry for entry in logged) is packs
+
+    # An untrained model is cut off and never right: without a divergence there would be nothing to compute.
+    grpo = place.run("grpo", grpo_beta=0.01, grpo_mask_truncated=False)
+    completions = [json.loads(line) for line in (grpo / "completions.jsonl").read_text().splitlines()]
+    assert len(completions) == 2 * grpo_completions(place)
+    assert all(set(line["rewards"]) == {"accuracy", "format_think_boxed"} for line in completions)
+    gaps = [entry["sampler_gap/max"] for entry in place.history(grpo) if "sampler_gap/max" in entry]
+    assert len(gaps) == 2
+    assert max(gaps) < 1e-4
+
+    evaluation = place.run("eval", max_steps=None, grpo_eval_generations=2)
+    metrics = json.loads((evaluation / "eval_results.json").read_text())
+    assert metrics["eval_problems"] == 8
+    assert {"eval_accuracy", "eval_avg@2", "eval_pass@2", "eval_truncated"} <= set(metrics)
+
+    merged = place.folder / "merged"
+    recipe = place.recipe("eval")
+    export_model(
+        {key: recipe[key] for key in ("model_name_or_path", "adapter_name_or_path", "template", "finetuning_type")}
+        | {"export_dir": str(merged), "export_size": 5, "export_device": "cpu", "infer_dtype": "float32"}
+    )
+    inputs = question(place.twin)
+    again = question(merged)
+    assert inputs.keys() == again.keys()
+    assert all(torch.equal(inputs[key], again[key]) for key in inputs)
+    logits, ids = answer(load(place.twin, grpo), inputs)
+    merged_logits, merged_ids = answer(load(merged), inputs)
+    torch.testing.assert_close(merged_logits, logits, atol=2e-3, rtol=1e-4)
+    assert merged_ids == ids
+    base_logits, _ = answer(load(place.twin), inputs)
+    assert (base_logits - logits).abs().max() > 0.05, "the adapter changes nothing"
+
+
+def grpo_completions(place: Workplace) -> int:
+    recipe = place.recipe("grpo")
+    return recipe["per_device_train_batch_size"] * recipe["gradient_accumulation_steps"]
+
+
+@pytest.mark.parametrize("place", FAMILIES, indirect=True)
+def test_full(place: Workplace) -> None:
+    """All weights of the language model, none of the vision tower, which both stages freeze."""
+    full = {"learning_rate": 1e-3, "deepspeed": None}
+    sft = place.run("sft_full", **full)
+    grpo = place.run("grpo_full", **full, grpo_beta=0.01, grpo_mask_truncated=False)
+    before, between, after = (dict(load(path).named_parameters()) for path in (place.twin, sft, grpo))
+    for first, second in ((before, between), (between, after)):
+        changed = {name for name in first if not torch.equal(first[name], second[name])}
+        assert not [name for name in changed if is_vision(name)]
+        still = {name for name in first.keys() - changed if not is_vision(name)}
+        assert not [name for name in still if "layers" in name and "proj" in name], "the language model stands still"
+
+
+def is_vision(name: str) -> bool:
+    return any(part in name for part in ("vis", "connector", "projector"))
