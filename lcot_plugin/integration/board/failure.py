@@ -122,6 +122,11 @@ def _shortened(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]}\n[{len(text) - limit:,} more characters]"
 
 
+def printable(text: str, limit: int) -> str:
+    """`text` without control characters, at most `limit` characters of it, what is left out counted."""
+    return _shortened(_CONTROL.sub("", _ANSI.sub("", text)), limit)
+
+
 def fenced(text: str) -> str:
     """`text` as a code block of Markdown, whatever it holds."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)

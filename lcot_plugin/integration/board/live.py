@@ -1,33 +1,305 @@
 """Live view of a run in LLaMA Board, from the files that the run keeps in its folder.
 
-In:  run.json, progress.json, metrics.jsonl, alarms.jsonl of the followed run; the Board's engine, which knows what it
-     has started.
+In:  run.json, progress.json, metrics.jsonl, alarms.jsonl of the followed run (board.following); what the Board knows of
+     the run that it has started (board.process).
 Out: components: the run's state in words, its alarms, its charts. Consumer: board.page, which puts `live_box` directly
      below the buttons.
+
+A page asks every two seconds and is sent what has changed since it asked before. It remembers that itself: a page that
+was loaded again, or a second one, is sent everything.
 """
 
 from __future__ import annotations
 
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+
+from lcot_plugin.integration.board.failure import printable
+from lcot_plugin.integration.board.following import FollowedRun, followed_run
+from lcot_plugin.integration.board.process import BoardRun, run_of, settle_if_ended
+from lcot_plugin.integration.board.view_sentences import SENTENCES
+from lcot_plugin.integration.board.view_texts import text
+from lcot_plugin.report.panels import Panel
+from lcot_plugin.report.runs import find_runs
+
+SECONDS = 2.0
+"""Between two questions of a page."""
+SHOWN_ALARMS = 6
+QUIET_AFTER = 60.0
+"""Seconds without a word after which a running run's last one is dated."""
+LIVING = ("starting", "loading", "running", "stopping")
+MAX_MESSAGE = 2000
+STYLE = """<style>
+#lcot_live .lcot-status { display: flex; flex-wrap: wrap; gap: .2rem .9rem; align-items: baseline; }
+#lcot_live .lcot-status strong { font-size: 1.05em; }
+#lcot_live progress { width: 100%; height: .6rem; }
+#lcot_live .lcot-soft { opacity: .7; font-size: .85em; overflow-wrap: anywhere; }
+#lcot_live pre { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 18rem; overflow-y: auto; }
+#lcot_live .lcot-alarms { border-left: 3px solid #d6546a; padding-left: .7rem; }
+#lcot_live .lcot-panels { display: grid; gap: .6rem 1.2rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(19rem, 100%), 1fr)); }
+#lcot_live figure { margin: 0; }
+</style>"""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a page was sent last."""
+
+    folder: Path | None = None
+    status: str = ""
+    alarms: str = ""
+    panels: Any = None
 
 
 def create_live_view(engine: Any, lang: Any) -> dict[str, Any]:
     """Creates the live view in the current Blocks. lang: the Board's language component.
 
     The components: `live_box` (the column that holds all others, to be placed), `live_run`, `live_status`,
-    `live_alarms`, `live_panels`.
+    `live_alarms`, `live_panels`, `live_timer`.
     """
     with gr.Column(elem_id="lcot_live") as live_box:
-        live_run = gr.Dropdown(allow_custom_value=True, value="", choices=[""])
-        live_status = gr.HTML()
-        live_alarms = gr.HTML()
-        live_panels = gr.HTML()
+        live_run = gr.Dropdown(allow_custom_value=True, value="", choices=[(SENTENCES["live_own"][0], "")])
+        live_status = gr.HTML(elem_id="lcot_live_status")
+        live_alarms = gr.HTML(elem_id="lcot_live_alarms")
+        live_panels = gr.HTML(elem_id="lcot_live_panels")
+        shown = gr.State(Shown())
+        live_timer = gr.Timer(SECONDS)
+
+    def tick(shown: Shown, chosen: str | None, lang: str) -> Any:
+        return changes(engine, shown, chosen or "", lang)
+
+    asked = dict(inputs=[shown, live_run, lang], outputs=[shown, live_status, live_alarms, live_panels])
+    for event in (live_timer.tick, live_run.change):
+        event(tick, **asked, queue=False, show_progress="hidden", show_api=False)
+    live_run.focus(run_choices, [lang], [live_run], queue=False, show_progress="hidden", show_api=False)
     return dict(
         live_box=live_box,
         live_run=live_run,
         live_status=live_status,
         live_alarms=live_alarms,
         live_panels=live_panels,
+        live_timer=live_timer,
     )
+
+
+def save_root() -> Path:
+    """The folder into which the Board's runs write."""
+    from llamafactory.webui.common import DEFAULT_SAVE_DIR
+
+    return Path(DEFAULT_SAVE_DIR)
+
+
+def run_choices(lang: str) -> Any:
+    """The Board's own run and every run that is found."""
+    return gr.Dropdown(choices=[(text("live_own", lang), ""), *(str(folder) for folder in find_runs(save_root()))])
+
+
+def changes(engine: Any, shown: Shown, chosen: str, lang: str) -> tuple[Any, Any, Any, Any]:
+    """(what the page has been sent then, state, alarms, charts), each skipped where it is as before."""
+    settle_if_ended(engine.runner)
+    own = run_of(engine.runner)
+    folder = followed_folder(own, shown, chosen)
+    if folder is None:
+        now = Shown(status=f"{STYLE}<p class='lcot-soft'>{escape(text('live_none', lang))}</p>")
+        panels: str | None = ""
+    else:
+        run = followed_run(folder)
+        run.look()
+        started_here = own if own is not None and own.folder.absolute() == folder.absolute() else None
+        key, drawn = run.panels()
+        now = Shown(
+            folder=folder,
+            status=STYLE + status_html(run, started_here, lang, time.time()),
+            alarms=alarms_html(run.alarms, lang),
+            panels=(str(folder), key, lang if not drawn else None),
+        )
+        panels = panels_html(drawn, lang) if now.panels != shown.panels else None
+    if now == shown:
+        return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+    return (
+        now,
+        now.status if now.status != shown.status else gr.skip(),
+        now.alarms if now.alarms != shown.alarms else gr.skip(),
+        panels if panels is not None and now.panels != shown.panels else gr.skip(),
+    )
+
+
+def followed_folder(own: BoardRun | None, shown: Shown, chosen: str) -> Path | None:
+    """The chosen folder; else that of the Board's run; else of one that was running when the page was loaded, as after
+    a restart of the Board."""
+    if chosen.strip():
+        return Path(chosen.strip()).expanduser()
+    if own is not None and own.trains:
+        return own.folder
+    if shown == Shown() or shown.folder is None:
+        return _running_elsewhere() if shown == Shown() else None
+    return shown.folder
+
+
+def _running_elsewhere() -> Path | None:
+    for folder in find_runs(save_root())[:3]:  # the newest are first
+        run = followed_run(folder)
+        run.look()
+        if run.state in LIVING:
+            return folder
+    return None
+
+
+# Status
+
+
+def status_html(run: FollowedRun, own: BoardRun | None, lang: str, now: float) -> str:
+    """own: the same run, where this Board has started it. now: Unix time."""
+    progress = run.progress or {}
+    if own is not None and not _is_of(progress, own):
+        progress = {}  # that of an earlier run in this folder
+    state = state_of(run, own, progress)
+    parts = [f"<strong>{escape(text(f'state_{state}', lang))}</strong>"]
+    parts += [f"<span>{escape(fact)}</span>" for fact in facts(run, progress, state, lang, now)]
+    lines = [f'<div class="lcot-status" role="status" data-state="{state}">{"".join(parts)}</div>']
+    step, total = progress.get("step"), progress.get("max_steps")
+    if _is_count(step) and _is_count(total) and total > 0:
+        lines.append(f'<progress value="{min(step, total)}" max="{total}">{step}/{total}</progress>')
+    lines += [f"<p>{escape(line)}</p>" for line in notes(own, progress, state, lang)]
+    if message := message_of(own, progress):
+        lines.append(f"<pre>{escape(message)}</pre>")
+    if run.error:
+        lines.append(f"<pre>{escape(text('live_unreadable', lang, error=printable(run.error, MAX_MESSAGE)))}</pre>")
+    lines.append(f'<div class="lcot-soft">{escape(printable(str(run.folder), MAX_MESSAGE))}</div>')
+    return "".join(lines)
+
+
+def _is_of(progress: dict[str, Any], own: BoardRun) -> bool:
+    """Whether what the file says was written since the Board started the run."""
+    updated = seconds_of(progress.get("updated"))
+    return updated is None or updated >= own.started - 1.0
+
+
+def state_of(run: FollowedRun, own: BoardRun | None, progress: dict[str, Any]) -> str:
+    """One of the `state_...` sentences."""
+    said = run.state if progress else None
+    if own is not None and own.ending is None:
+        if own.abort.asked:
+            return "stopping"
+        return said if said in LIVING else "starting"
+    if own is not None and own.ending is not None:
+        if own.ending.failure is not None:
+            return "failed"
+        if own.abort.killed or own.ending.code == -signal.SIGKILL:
+            return "killed"
+        return "finished" if own.ending.code == 0 else "stopped"
+    return said if f"state_{said}" in SENTENCES else "unknown"
+
+
+def facts(run: FollowedRun, progress: dict[str, Any], state: str, lang: str, now: float) -> list[str]:
+    """Step, phase, pace and time left, each where it is known."""
+    found = []
+    step, total = progress.get("step"), progress.get("max_steps")
+    if step is None and run.metrics and not run.progress:
+        step = run.metrics[-1].get("step")
+    if _is_count(step) and _is_count(total) and total > 0:
+        found.append(text("step_of", lang, step=step, total=total))
+    elif _is_count(step):
+        found.append(text("step", lang, step=step))
+    if state not in LIVING:
+        return found
+    if phase := progress.get("phase"):
+        name = f"phase_{phase}"
+        found.append(text(name, lang) if name in SENTENCES else printable(str(phase), 60))
+    if _is_number(pace := progress.get("seconds_per_step")):
+        found.append(text("per_step", lang, time=duration(pace)))
+    if _is_number(left := progress.get("remaining_seconds")):
+        found.append(text("remaining", lang, time=duration(left)))
+    updated = seconds_of(progress.get("updated"))
+    if updated is not None and now - updated > QUIET_AFTER:
+        minutes = (now - updated) // 60 * 60  # so that it changes once a minute
+        found.append(text("updated", lang, time=duration(minutes)))
+    return found
+
+
+def notes(own: BoardRun | None, progress: dict[str, Any], state: str, lang: str) -> list[str]:
+    """What the user may do now."""
+    if own is not None:
+        said = own.abort_text(lang)
+        if not said and own.ending is not None and own.ending.failure is None and own.ending.code != 0:
+            said = own.ending.headline
+        return [said] if said else []
+    pid = progress.get("pid")
+    return [text("live_elsewhere", lang, pid=pid)] if state in LIVING and _is_count(pid) else []
+
+
+def message_of(own: BoardRun | None, progress: dict[str, Any]) -> str:
+    """What went wrong, in the words of the run itself."""
+    if own is not None and own.ending is not None and own.ending.failure is not None:
+        said = own.ending.failure.reason or str(progress.get("message") or "") or own.ending.headline
+    else:
+        said = str(progress.get("message") or "")
+    return printable(said, MAX_MESSAGE)
+
+
+def duration(seconds: float) -> str:
+    """`4.2 s`, `45 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 10:
+        return f"{max(seconds, 0.0):.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole < 600 and whole % 60 else f"{round(whole / 60)} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def seconds_of(moment: Any) -> float | None:
+    """Unix seconds of a number or an ISO text; None for anything else."""
+    if _is_number(moment):
+        return float(moment)
+    try:
+        return datetime.fromisoformat(str(moment).replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value and abs(value) < 1e12
+
+
+# Alarms and charts
+
+
+def alarms_html(alarms: Sequence[dict[str, Any]], lang: str) -> str:
+    """The last ones, the newest first; how many more there are."""
+    if not alarms:
+        return ""
+    rows = []
+    for alarm in reversed(alarms[-SHOWN_ALARMS:]):
+        said = " ".join(str(alarm[key]) for key in ("message", "advice") if alarm.get(key))
+        where = text("step", lang, step=alarm.get("step"))
+        rows.append(f"<li><b>{escape(where)}</b> {escape(printable(said, MAX_MESSAGE))}</li>")
+    more = len(alarms) - SHOWN_ALARMS
+    rest = f'<p class="lcot-soft">{escape(text("alarms_more", lang, count=more))}</p>' if more > 0 else ""
+    return (
+        f'<div class="lcot-alarms" role="log"><b>{escape(text("alarms", lang))}</b><ul>{"".join(rows)}</ul>{rest}</div>'
+    )
+
+
+def panels_html(panels: Sequence[Panel], lang: str) -> str:
+    """All charts as a grid, each with what it tells."""
+    if not panels:
+        return f'<p class="lcot-soft">{escape(text("live_no_metrics", lang))}</p>'
+    cells = "".join(
+        f'<div>{panel.svg}<div class="lcot-soft">{escape(panel.explanation)}</div></div>' for panel in panels
+    )
+    return f'<div class="lcot-panels">{cells}</div>'

@@ -97,6 +97,7 @@ class LoggedProcess(subprocess.Popen):  # type: ignore[type-arg]
         """stderr, text: as LLaMA-Factory passes them, without effect."""
         self.folder = Path(env[WORKDIR])
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.started = time.time()
         with (self.folder / STDERR_FILE).open("wb") as file:
             super().__init__([_beside_python(command[0]), *command[1:]], env=env, stderr=file, **options)
 
@@ -117,6 +118,13 @@ def run_of(runner: Any) -> BoardRun | None:
     return getattr(runner, _STATE, None)
 
 
+def settle_if_ended(runner: Any) -> None:
+    """Tidies up after a run that has ended while no page followed it; the others do it themselves."""
+    run = run_of(runner)
+    if run is not None and run.ending is None and getattr(run.process, "poll", lambda: None)() is not None:
+        settle(runner, run, sys.modules["llamafactory.webui.runner"])
+
+
 def apply(module: ModuleType) -> None:
     """Patches `module`, which is `llamafactory.webui.runner`."""
     module.Popen = LoggedProcess
@@ -124,9 +132,7 @@ def apply(module: ModuleType) -> None:
     initialize, set_abort = runner._initialize, runner.set_abort
 
     def _initialize(self: Any, *args: Any, **kwargs: Any) -> str:
-        run = run_of(self)
-        if run is not None and self.trainer is run.process and run.process.poll() is not None:
-            settle(self, run, module)  # it has ended with no page open
+        settle_if_ended(self)
         return initialize(self, *args, **kwargs)
 
     def monitor(self: Any) -> Iterator[dict[Any, Any]]:
@@ -165,6 +171,7 @@ def follow(runner: Any, module: ModuleType) -> BoardRun | None:
         lang=get("top.lang"),
         trains=runner.do_train,
         arguments=read_arguments(Path(folder, "training_args.yaml")),
+        started=getattr(runner.trainer, "started", time.time()),
     )
     runner.aborted, runner.running = False, True
     setattr(runner, _STATE, run)

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001
 """Sentences of board.live, board.viewer, board.data_preview and board.process: name -> English, Russian, Chinese,
 Korean, Japanese. In braces stand the values that `view_texts.text` is given."""
 

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001
 """Texts of the live view, the rollout viewer, the data preview and of Abort, in the Board's five languages.
 
 In:  view_sentences. Out: `LOCALES`, entries for LLaMA-Factory's dictionary of that name (board.page merges them);
@@ -58,6 +59,7 @@ LOCALES: dict[str, dict[str, dict[str, Any]]] = {
             "이 보드에서 시작한 실행, 또는 셸에서 시작한 것을 포함한 임의의 실행 폴더.",
             "このボードで開始した実行、またはシェルで開始したものを含む任意の実行フォルダ。",
         ),
+        choices=tuple([(name, "")] for name in SENTENCES["live_own"]),
     ),
     "viewer_run": _same(
         label=("Run folder", "Папка запуска", "运行目录", "실행 폴더", "実行フォルダ"),
