@@ -9,8 +9,7 @@ Each class works around what its callback in transformers 5 does not do:
     wandb        a resumed run is a new one, unless WANDB_RUN_ID is set before anything has touched wandb
     tensorboard  a resumed run writes into a new folder; the steps after the checkpoint stay beside those made again
     trackio      a resumed run without a `run_name` is a new one; its run is closed before the last evaluation logs
-    swanlab      swanlab 0.8 and later raise where the callback asks whether there is a run (huggingface/transformers
-                 expects None)
+    swanlab      swanlab 0.10 raises where the callback asks whether there is a run and expects None
 """
 
 from __future__ import annotations
@@ -182,7 +181,10 @@ class SwanLabTracker(Tracker):
     """SwanLab's table holds text only: the pictures go beside it, one per problem, named like it."""
 
     shows_tables = True
-    advice = "Log in with `swanlab login`, or set SWANLAB_MODE=offline and upload later with `swanlab sync`."
+    advice = (
+        "Log in with `swanlab login`, or write `report_to: swanlab` without use_swanlab and set SWANLAB_MODE=offline; "
+        "`swanlab sync` uploads later."
+    )
 
     @property
     def swanlab(self) -> Any:

@@ -84,7 +84,7 @@ def readable(text: str | None) -> str | None:
     """A model's text as a tracker can store and show it: without control characters, of bounded length."""
     if text is None:
         return None
-    text = _UNSAFE.sub("\ufffd", text)
+    text = _UNSAFE.sub("\ufffd", text.replace("\r\n", "\n"))
     if len(text) <= TEXT_CHARACTERS:
         return text
     half = TEXT_CHARACTERS // 2
@@ -148,7 +148,11 @@ def _line(cells: Sequence[str]) -> str:
 
 def _code(text: str | None) -> str:
     """An indented code block: Markdown and HTML in it remain text."""
-    return "\n".join(f"    {line}" for line in (text or "(none)").splitlines() or [""])
+    if text is None:
+        text = "(none)"
+    elif not text.strip():  # which no block would show
+        text = f"({len(text)} blank characters)"
+    return "\n".join(f"    {line}" for line in text.split("\n"))
 
 
 def _cell(value: Any) -> str:

@@ -116,7 +116,7 @@ class GuardedTracker:
         try:
             yield
         except Exception as error:  # a tracker is a convenience: whatever it raises, training goes on
-            text = " ".join((readable(str(error)) or "").split())[:500]
+            text = " ".join((readable(str(error)) or "").split())[:500].rstrip(".")
             self.warn(
                 f"The tracker {self.tracker.name} has failed {where}: {type(error).__name__}: {text}. It is left out; "
                 f"training goes on, and output_dir has every metric and completion. {self.tracker.advice}"
