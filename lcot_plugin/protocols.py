@@ -44,6 +44,36 @@ class RolloutEngine(Protocol):
         ...
 
 
+class RunWatcher(Protocol):
+    """Is told where a run stands, for whoever looks at it from outside; on every process."""
+
+    def phase(self, name: str | None, total: int | None = None) -> None:
+        """A part of a step begins: `rollout`, `score`, `prepare`, `update`, as the metrics `time/...` name them, or
+        `evaluation`; None: nothing that has a name. `total`: of what `advance` counts."""
+        ...
+
+    def advance(self, number: int = 1) -> None:
+        """So many completions, or problems, of the phase have just ended."""
+        ...
+
+    def alarm(self, alarm: Any) -> None:
+        """Something that a user should look at: has `step`, `name`, `message` and `advice`."""
+        ...
+
+
+class NoWatcher:
+    """Nobody looks."""
+
+    def phase(self, name: str | None, total: int | None = None) -> None:
+        pass
+
+    def advance(self, number: int = 1) -> None:
+        pass
+
+    def alarm(self, alarm: Any) -> None:
+        pass
+
+
 class CompletionScorer(Protocol):
     """Judges completions."""
 

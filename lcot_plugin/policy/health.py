@@ -44,12 +44,15 @@ class Alarm:
 
     name: str
     message: str
-    """What happened, why it matters, what to try."""
+    """What happened, with its numbers."""
     step: int
     """Optimizer steps done when it was raised."""
+    advice: str | None = None
+    """Why it matters and what to try; None in a checkpoint of an older version, whose message has both."""
 
     def __str__(self) -> str:
-        return f"Step {self.step}, {self.name.replace('_', ' ')}: {self.message}"
+        told = f"{self.message} {self.advice}" if self.advice else self.message
+        return f"Step {self.step}, {self.name.replace('_', ' ')}: {told}"
 
 
 class Readings:
@@ -141,7 +144,7 @@ class HealthMonitor:
                 self._rest(rule.name)
                 continue
             if rule.name not in self._active:
-                raised.append(Alarm(rule.name, f"{found} {rule.advice}", step))
+                raised.append(Alarm(rule.name, found, step, rule.advice))
             self._active[rule.name] = 0
         self.alarms += raised
         return raised
@@ -314,7 +317,7 @@ def _kl_explosion(readings: Readings) -> str | None:
 def _not_finite(readings: Readings) -> str | None:
     # Not at the first one: with fp16 the loss scaler begins too high and skips a step or two.
     if min(readings.latest(NOT_FINITE, 3)) == 1:
-        return "the loss or the gradient norm of three logs in a row is inf or NaN."
+        return "the loss or the gradient norm of 3 logs in a row is inf or NaN."
     return None
 
 

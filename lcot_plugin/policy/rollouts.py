@@ -8,7 +8,7 @@ need another prompt, and each rolls out its share.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from lcot_plugin.policy.dynamic_sampling import (
 from lcot_plugin.policy.experience import ScoredGroup, or_nan
 from lcot_plugin.policy.metrics import MetricSums
 from lcot_plugin.policy.rollout_metrics import add_rollout_metrics
-from lcot_plugin.protocols import CompletionScorer, RolloutEngine
+from lcot_plugin.protocols import CompletionScorer, NoWatcher, RolloutEngine, RunWatcher
 from lcot_plugin.types import (
     EncodedPrompt,
     PromptRecord,
@@ -72,6 +72,7 @@ class RolloutMaker:
     show_progress: bool = False
     by_source: bool = False
     """Whether there are several data sets."""
+    watcher: RunWatcher = field(default_factory=NoWatcher)
     counts: DynamicSamplingCounts = field(default_factory=DynamicSamplingCounts)
     """Of the last rollout."""
 
@@ -183,6 +184,7 @@ class RolloutMaker:
         num_tokens = sum(len(completion.token_ids) for group in groups for completion in group.completions)
         self._seconds["rollout"] += written.waited
         self.sums.add("tokens_per_second/rollout", num_tokens, written.seconds)
+        self.watcher.phase("score")
         started = time.perf_counter()
         requests = [self.scoring_request(group.prompt.record, c) for group in groups for c in group.completions]
         scores = self.scorer.score(requests)
@@ -200,8 +202,9 @@ class RolloutMaker:
         step: int,
         title: str,
     ) -> Written:
-        started = time.perf_counter()
-        with RolloutBar(title, len(records) * self.sampling.num_generations, self.show_progress) as progress:
+        started, num_completions = time.perf_counter(), len(records) * self.sampling.num_generations
+        self.watcher.phase("rollout", num_completions)
+        with RolloutBar(title, num_completions, self.show_progress, self.watcher) as progress:
             groups = self._generate(model, records, slots, seed, step, progress=progress)
         seconds = time.perf_counter() - started
         return Written(groups, seconds, waited=seconds)
@@ -228,7 +231,8 @@ class RolloutMaker:
 class RolloutBar:
     """A progress bar in completions, with tokens per second; nothing for quick rollouts."""
 
-    def __init__(self, title: str, num_completions: int, shown: bool):
+    def __init__(self, title: str, num_completions: int, shown: bool, watcher: RunWatcher):
+        self._watcher = watcher
         self._bar = tqdm(
             total=num_completions, desc=title, unit="completion", leave=False, delay=2.0, disable=not shown
         )
@@ -245,6 +249,36 @@ class RolloutBar:
         seconds = max(time.perf_counter() - self._started, 1e-9)
         self._bar.set_postfix_str(f"{self._num_tokens / seconds:,.0f} tokens/s", refresh=False)
         self._bar.update(num_ended)
+        self._watcher.advance(num_ended)
+
+
+def rollout_lines(
+    line: Callable[..., dict[str, Any]],
+    scored: Sequence[ScoredGroup],
+    lost: Sequence[ScoredGroup],
+    advantages: Mapping[int, Sequence[float]],
+    step: int,
+) -> list[dict[str, Any]]:
+    """One process's lines of completions.jsonl, those of a group one after another; see `numbered_groups`.
+
+    advantages: by place. Those of lost groups have none: they do not train.
+    """
+    groups = [(one, advantages[one.place]) for one in scored]
+    groups += [(one, [None] * len(one.scores)) for one in lost]  # type: ignore[list-item]
+    return [
+        line(one.group.prompt.record, completion, score, advantage=row[number], step=step, group=0, sample=number)
+        for one, row in groups
+        for number, (completion, score) in enumerate(zip(one.group.completions, one.scores, strict=True))
+    ]
+
+
+def numbered_groups(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of all processes, with `group` counted from 0: a group begins at its sample 0."""
+    number = -1
+    for line in lines:
+        number += line["sample"] == 0
+        line["group"] = number
+    return list(lines)
 
 
 def _totals(scores: Sequence[Sequence[Score]]) -> torch.Tensor:

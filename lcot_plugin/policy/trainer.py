@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -49,9 +49,9 @@ from lcot_plugin.policy.prompts import (
 )
 from lcot_plugin.policy.reference import ReferencePolicy
 from lcot_plugin.policy.replay import ReplayBuffer, StoredGroup
-from lcot_plugin.policy.rollouts import RolloutMaker
+from lcot_plugin.policy.rollouts import RolloutMaker, numbered_groups, rollout_lines
 from lcot_plugin.policy.sampler import PromptBlockSampler
-from lcot_plugin.protocols import CompletionScorer, RolloutEngine
+from lcot_plugin.protocols import CompletionScorer, NoWatcher, RolloutEngine, RunWatcher
 from lcot_plugin.survival.faults import FaultCounts, GradientGuard
 from lcot_plugin.survival.trainer import computes_alone
 from lcot_plugin.types import (
@@ -84,6 +84,7 @@ class GrpoParts:
     completions_log: Any
     """Has `write(lines)` and `drop_from_step(step)`."""
     completion_line: Callable[..., dict[str, Any]]
+    watcher: RunWatcher = field(default_factory=NoWatcher)
     reward_weights: Sequence[float] = (1.0,)
     several_sources: bool = False
     """Whether prompts come from several data sets."""
@@ -225,6 +226,7 @@ class GrpoTrainerMixin(GrpoCheckpoints):
 
     def _make_experience(self, prompts: list[tuple[int, PromptRecord]]) -> Experience:
         step, accumulation = self.state.global_step, self.args.gradient_accumulation_steps
+        self.parts.watcher.phase("rollout")  # it begins with the weights' way to the servers
         self.parts.layout.forget()
         self.parts.scorer.trainer_state = self.state
         roll_out, make = self._rollout_maker(), self._experience_maker()
@@ -239,6 +241,7 @@ class GrpoTrainerMixin(GrpoCheckpoints):
         self.guarded.agree(self)
         if self.parts.arguments.grpo_async_rollouts:
             self._write_ahead(roll_out, number + 1)
+        self.parts.watcher.phase("prepare")
         started = time.perf_counter()
         experience, advantages = make(scored, lost, number)
         wait_for(self.accelerator.device)
@@ -316,31 +319,18 @@ class GrpoTrainerMixin(GrpoCheckpoints):
             num_prompts=len(dataset),
             show_progress=not self.args.disable_tqdm and self.is_local_process_zero(),
             by_source=parts.several_sources,
+            watcher=parts.watcher,
         )
 
     def _log_completions(
         self, scored: list[ScoredGroup], lost: list[ScoredGroup], advantages: dict[int, list[float]]
     ) -> None:
-        """Those of lost groups have no advantage: they do not train."""
         if not self.parts.arguments.grpo_log_completions:
             return
-        none = [None] * self.parts.plan.num_generations
-        groups = [(group, advantages[group.place]) for group in scored] + [(group, none) for group in lost]
-        lines = [
-            self.parts.completion_line(
-                group.group.prompt.record,
-                completion,
-                score,
-                advantage=row[number],
-                step=self.state.global_step,
-                sample=number,
-            )
-            for group, row in groups
-            for number, (completion, score) in enumerate(zip(group.group.completions, group.scores, strict=True))
-        ]
+        lines = rollout_lines(self.parts.completion_line, scored, lost, advantages, self.state.global_step)
         gathered = gather_object(lines)
         if self.is_world_process_zero():
-            write_lines(self.parts.completions_log, gathered, self.faults, self.parts.warn)
+            write_lines(self.parts.completions_log, numbered_groups(gathered), self.faults, self.parts.warn)
 
     # Update
 
@@ -370,6 +360,7 @@ class GrpoTrainerMixin(GrpoCheckpoints):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of the passes of one micro-step; gradients are exchanged after the last one."""
         passes, on_policy = self._begin_micro_step(inputs)
+        self.parts.watcher.phase("update")
         self._check_layout_once(passes)
         started = time.perf_counter()
         gradient_state = self.accelerator.gradient_state
@@ -497,3 +488,4 @@ class GrpoTrainerMixin(GrpoCheckpoints):
         if is_training_log:
             for alarm in self.health.observe(self.state.global_step, logs):
                 self.parts.warn(str(alarm))
+                self.parts.watcher.alarm(alarm)

@@ -14,6 +14,7 @@ from lcot_plugin.policy.metrics import MetricSums
 from lcot_plugin.policy.rollouts import Written
 from lcot_plugin.policy.sampler import PromptBlockSampler
 from lcot_plugin.policy.trainer import GrpoTrainerMixin
+from lcot_plugin.protocols import NoWatcher
 from lcot_plugin.types import Completion, EncodedPrompt, Ending, PromptRecord, SamplingParams, TrainingSequence
 
 PLAN = BatchPlan(4, 1, 1, 2, 1)
@@ -59,6 +60,7 @@ def trainer(monkeypatch):
         layout=SimpleNamespace(forget=lambda: None),
         scorer=SimpleNamespace(trainer_state=None),
         sampling=SamplingParams(2, 8),
+        watcher=NoWatcher(),
     )
     trainer.args = SimpleNamespace(gradient_accumulation_steps=1, seed=1)
     trainer.state = SimpleNamespace(global_step=0, max_steps=3)
