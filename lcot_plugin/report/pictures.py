@@ -38,7 +38,7 @@ class Picture:
     """Pixels of the picture itself, before it was scaled down."""
     height: int = 0
     missing: str = ""
-    """Why it cannot be shown: a key of rollout_texts (`not_kept`, `not_found`, `web_address`, `page_full`, `broken`)."""
+    """Why not, a key of rollout_texts: `not_kept`, `not_found`, `web_address`, `page_full` or `broken`."""
     detail: str = ""
     """What Pillow says of a broken one."""
 
