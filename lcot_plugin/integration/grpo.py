@@ -28,12 +28,16 @@ from lcot_plugin.integration.rollout_engine import (
     shares_devices,
     weight_bytes,
 )
+from lcot_plugin.integration.run_files import run_files
+from lcot_plugin.integration.run_record import grpo_plan
 from lcot_plugin.integration.trackers import check_trackers, follow_trackers
 from lcot_plugin.integration.update_layout import make_layouts
 from lcot_plugin.policy.objectives import check_objective
 from lcot_plugin.policy.trainer import GrpoParts
-from lcot_plugin.report.completions import COMPLETIONS_FILE, CompletionsLog, completion_line
+from lcot_plugin.report.completion_images import CompletionImages
+from lcot_plugin.report.completions import COMPLETIONS_FILE, CompletionLines, CompletionsLog
 from lcot_plugin.report.health import HEALTH_PLOT, plot_health
+from lcot_plugin.report.token_trace import TokenTracer
 from lcot_plugin.rewards import Scorer
 from lcot_plugin.rewards.requests import scoring_request
 from lcot_plugin.types import SamplingParams
@@ -54,6 +58,7 @@ def run_grpo(
     run = RunArguments(model_args, data_args, training_args, finetuning_args, generating_args)
     plan = check_arguments(run)
     with ExitStack() as stack:
+        files = stack.enter_context(run_files(run, grpo_plan(run, plan)))
         scorer = stack.enter_context(make_scorer(run))
         tokenizer_module = load_tokenizer(model_args)
         tokenizer = tokenizer_module["tokenizer"]
@@ -69,17 +74,19 @@ def run_grpo(
             ref_model = create_ref_model(model_args, finetuning_args)
 
         parts = make_parts(run, model, template, tokenizer_module, plan, scorer, stack)
+        parts.watcher = files
         trainer = GrpoTrainer(
             model=model,
             args=training_args,
             finetuning_args=finetuning_args,
             data_collator=list,
-            callbacks=callbacks,
+            callbacks=[*(callbacks or []), files],
             ref_model=ref_model,
             **dataset_module,
             **tokenizer_module,
         )
         trainer.setup_grpo(parts)
+        files.stop_signals = trainer.stop_signals
         trainer.evaluator = make_evaluator(trainer, training_args)
         trainer.trackers = stack.enter_context(follow_trackers(trainer))
         used = {"train_dataset": training_args.do_train, "eval_dataset": training_args.do_eval}
@@ -188,12 +195,23 @@ def make_parts(
         rows=rows,
         scoring_request=scoring_request,
         completions_log=CompletionsLog(Path(run.training.output_dir, COMPLETIONS_FILE)),
-        completion_line=completion_line,
+        completion_line=make_completion_lines(run, tokenizer),
         reward_weights=tuple(scorer.weights.values()),
         several_sources=len(run.data.dataset or ()) > 1,
         say=logger.info_rank0,
         warn=logger.warning_rank0,
     )
+
+
+def make_completion_lines(run: RunArguments, tokenizer: Any) -> CompletionLines:
+    """What is kept of a completion: its text and verdict, the pictures that the data set embeds, and, where the user
+    asks for them, every token's log-probability."""
+
+    def decode(token_ids: list[int]) -> str:
+        return tokenizer.decode(token_ids, skip_special_tokens=run.generating.skip_special_tokens)
+
+    traces = TokenTracer(decode) if run.finetuning.grpo_log_token_log_probs else None
+    return CompletionLines(CompletionImages(Path(run.training.output_dir), logger.warning), traces)
 
 
 def context_length(model: Any) -> int | None:

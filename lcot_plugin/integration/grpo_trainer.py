@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from lcot_plugin.evaluate.evaluator import Evaluator, ProblemResult, evaluation_
 from lcot_plugin.integration.media import PromptEncoder
 from lcot_plugin.integration.trackers import Trackers
 from lcot_plugin.packing.families import trains_vision
+from lcot_plugin.policy.faults import write_lines
 from lcot_plugin.policy.prompts import prompt_records
 from lcot_plugin.policy.trainer import GrpoParts, GrpoTrainerMixin
-from lcot_plugin.report.completions import COMPLETIONS_FILE, CompletionsLog, completion_line, image_name
+from lcot_plugin.report.completions import COMPLETIONS_FILE, CompletionsLog, image_name
 
 BEST = -1
 """Version of the policy that `load_best_model_at_end` has loaded."""
@@ -83,6 +85,7 @@ class GrpoTrainer(GrpoTrainerMixin, CustomSeq2SeqTrainer):
             return metrics
 
         started = time.perf_counter()
+        self.parts.watcher.phase("evaluation")
         results = self._evaluate_share(eval_dataset)
         metrics = {f"{metric_key_prefix}_{key}": value for key, value in evaluation_metrics(results).items()}
         metrics |= self._reward_counts(metric_key_prefix)
@@ -105,6 +108,7 @@ class GrpoTrainer(GrpoTrainerMixin, CustomSeq2SeqTrainer):
         """This process's share of the problems; returns the results of all, in the data set's order."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         records = prompt_records([dataset[i] for i in range(rank, len(dataset), world)])
+        self.parts.watcher.phase("evaluation", len(records))
         self.ahead.wait()  # the servers must not get other weights meanwhile
         with (
             self.parts.engine.policy(self.model_wrapped, self.accelerator, self.policy_version) as model,
@@ -116,29 +120,49 @@ class GrpoTrainer(GrpoTrainerMixin, CustomSeq2SeqTrainer):
             ) as bar,
             self.accelerator.autocast(),
         ):
-            results = self.evaluator.run(model, records, bar.update)
+
+            def advance(number: int) -> None:
+                bar.update(number)
+                self.parts.watcher.advance(number)
+
+            results = self.evaluator.run(model, records, advance)
         # Not before: until `policy` is left, a server that dies is looked after for the other processes.
         self.guarded.agree(self)
-        gathered: list[list[ProblemResult]] = gather_object([[light(result) for result in results]])
+        gathered: list[list[ProblemResult]] = gather_object([[self._light(result) for result in results]])
         return [result for turn in range(len(gathered[0])) for share in gathered for result in share[turn : turn + 1]]
+
+    def _light(self, result: ProblemResult) -> ProblemResult:
+        line, traced = self.parts.completion_line, self.parts.arguments.grpo_log_token_log_probs
+        return light(result, getattr(line, "image_name", image_name), traced)
 
     def _write_eval_completions(self, results: list[ProblemResult], prefix: str) -> list[dict[str, Any]]:
         step = self.state.global_step
         log = CompletionsLog(Path(self.args.output_dir, f"{prefix}_{COMPLETIONS_FILE}"))
         log.drop_from_step(step)  # the same evaluation, made again; a run that only evaluates starts the file anew
         lines = [
-            completion_line(result.record, completion, score, step=step, sample="greedy" if sample == 0 else sample)
-            for result in results
+            self.parts.completion_line(
+                result.record,
+                completion,
+                score,
+                step=step,
+                group=group,
+                sample="greedy" if sample == 0 else sample,
+            )
+            for group, result in enumerate(results)
             for sample, (completion, score) in enumerate(zip(result.completions, result.scores, strict=True))
         ]
-        log.write(lines)
+        write_lines(log, lines, self.faults, self.parts.warn)
         return lines
 
 
-def light(result: ProblemResult) -> ProblemResult:
-    """The result without what neither the metrics nor the log need: images become their names, prompts and the
-    sampler's log-probabilities go. Every process sends its own to all others."""
-    images = [image_name(image) for image in result.record.images]
+def light(
+    result: ProblemResult, name: Callable[[Any], str] = image_name, with_log_probs: bool = False
+) -> ProblemResult:
+    """The result without what neither the metrics nor the log need: images become their names, prompts go, and the
+    sampler's log-probabilities where they are not logged. Every process sends its own to all others."""
+    images = [name(image) for image in result.record.images]
     record = replace(result.record, input_ids=[], images=images, videos=[], audios=[])
-    completions = [replace(completion, sampler_logps=[], policy_logps=None) for completion in result.completions]
+    completions = result.completions
+    if not with_log_probs:
+        completions = [replace(completion, sampler_logps=[], policy_logps=None) for completion in completions]
     return ProblemResult(record, completions, result.scores)

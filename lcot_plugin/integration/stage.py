@@ -20,13 +20,15 @@ def apply(module: ModuleType) -> None:
     original = module._training_function
 
     def _training_function(config: dict[str, Any]) -> None:
+        from lcot_plugin.integration.run_record import written_arguments
         from lcot_plugin.survival.stopping import RunStopped
 
         try:
-            if is_grpo(config["args"]):
-                _train_grpo(module, with_sampling_defaults(config["args"]), config["callbacks"])
-            else:
-                original(config)
+            with written_arguments(config["args"]):
+                if is_grpo(config["args"]):
+                    _train_grpo(module, with_sampling_defaults(config["args"]), config["callbacks"])
+                else:
+                    original(config)
         except RunStopped:  # on every process
             _leave_process_group(module)
             raise
