@@ -40,6 +40,7 @@ SEAMS: dict[str, str] = {
     "llamafactory.train.tuner": "lcot_plugin.integration.stage",
     "llamafactory.launcher": "lcot_plugin.integration.launcher",
     "llamafactory.webui.runner": "lcot_plugin.integration.webui",
+    "llamafactory.webui.interface": "lcot_plugin.integration.board.page",
 }
 """LLaMA-Factory module -> seam module with `apply(module) -> None`, called once per execution of the former."""
 

@@ -1,7 +1,8 @@
 """Seam: `llamafactory.webui.runner`. Adds the GRPO stage to LLaMA Board, and gives it the arguments that it runs with.
 
-In:  the arguments that the Board collects from its components, which are SFT's for every stage that it does not know.
-Out: those of `stage: grpo`, for the previewed command and for the YAML file that Start writes and trains from.
+In:  the values of the Board's components and of the plugin's (`board.controls`).
+Out: the arguments of `stage: grpo` and of long-CoT SFT, for the previewed command and for the YAML file that Start
+     writes and trains from; what is wrong with them, in words, before either. Other stages are left as they are.
 
 The Board's other modules take the stages from the one dictionary `TRAINING_STAGES`, when its page is built, and list
 for GRPO the data sets without preference pairs. Can go when stages can be registered there.
@@ -14,7 +15,6 @@ from collections.abc import Collection
 from types import ModuleType
 from typing import Any
 
-from lcot_plugin.arguments import SAMPLING_DEFAULTS, GrpoArguments
 from lcot_plugin.integration.refusals import REFUSED, WARNED
 
 STAGE_LABEL = "GRPO"
@@ -26,49 +26,64 @@ SFT_KEYS = frozenset({"neat_packing", "train_on_prompt", "mask_history"}) | {
 }
 """Keys that the Board writes for every stage, and that are refused or without effect in stage grpo."""
 
-MAX_NEW_TOKENS = 1024
-"""LLaMA-Factory's own default, written out since it bounds the time and memory of a step more than any other key."""
-
 
 def apply(module: ModuleType) -> None:
-    """Adds the stage, and wraps `Runner._parse_train_args`."""
+    """Adds the stage, and wraps what checks and what collects the arguments in `Runner`."""
+    import gradio as gr
+
+    from lcot_plugin.integration.board import command, process, texts
+    from lcot_plugin.integration.board.arguments import contradictions, faults, merged, written_keys
+    from lcot_plugin.integration.board.controls import CONTROLS, DECLARED
+    from lcot_plugin.integration.board.panels import tracks
+
     module.TRAINING_STAGES[STAGE_LABEL] = "grpo"
-    original = module.Runner._parse_train_args
+    process.apply(module)
+    command.apply(module)
+    original, original_check = module.Runner._parse_train_args, module.Runner._initialize
+
+    def held(self: Any, data: dict[Any, Any], name: str) -> Any:
+        return data[self.manager.get_elem_by_id(f"train.{name}")]
+
+    def controls(self: Any, data: dict[Any, Any]) -> dict[str, Any]:
+        """What `board.controls` calls values."""
+        stage = module.TRAINING_STAGES[held(self, data, "training_stage")]
+        tracked = tracks(held(self, data, "report_to"), held(self, data, "use_swanlab"))
+        return {"stage": stage, "tracks": tracked, **{name: held(self, data, name) for name in CONTROLS}}
 
     def _parse_train_args(self: Any, data: dict[Any, Any]) -> dict[str, Any]:
         args = original(self, data)
-        if args["stage"] != "grpo":
+        extra = json.loads(held(self, data, "extra_args"))
+        keys = written_keys(controls(self, data))
+        if args["stage"] == "grpo":
+            args = without_sft(args, extra)
+        elif args["stage"] != "sft" or not keys:
             return args
-        written = json.loads(data[self.manager.get_elem_by_id("train.extra_args")])
-        return grpo_arguments(args, written)
+        return merged(args, keys, extra)
 
-    module.Runner._parse_train_args = _parse_train_args
+    def _initialize(self: Any, data: dict[Any, Any], do_train: bool, from_preview: bool) -> str:
+        error = original_check(self, data, do_train, from_preview)
+        if error or not do_train or controls(self, data)["stage"] not in ("grpo", "sft"):
+            return error
+        lang = data[self.manager.get_elem_by_id("top.lang")]
+        extra = json.loads(held(self, data, "extra_args"))
+        if not isinstance(extra, dict):
+            return texts.alert("extra_no_dictionary", lang)
+        try:
+            keys = written_keys(controls(self, data))
+            if held(self, data, "training_stage") != STAGE_LABEL and not keys and not DECLARED.keys() & extra.keys():
+                return ""
+            found = faults(_parse_train_args(self, data))
+        except ValueError as fault:
+            found = [str(fault)]
+        if found:
+            return texts.alert("cannot_run", lang) + "\n\n" + "\n".join(f"- {sentence}" for sentence in found)
+        for key, wins, loses in contradictions(keys, extra):
+            gr.Warning(texts.alert("extra_wins", lang, key=key, wins=wins, loses=loses))
+        return ""
+
+    module.Runner._parse_train_args, module.Runner._initialize = _parse_train_args, _initialize
 
 
-def grpo_arguments(args: dict[str, Any], written: Collection[str]) -> dict[str, Any]:
-    """The Board's arguments without those of SFT, and with the keys that decide a GRPO run.
-
-    Args:
-        args: what the Board made of its components and of its box for extra arguments.
-        written: keys that the user wrote into that box; they stay as they are.
-    """
-    kept = {key: value for key, value in args.items() if key not in SFT_KEYS or key in written}
-    micro_steps = args.get("grpo_steps_per_generation") or args["gradient_accumulation_steps"]
-    defaults = {
-        "grpo_num_generations": default_group_size(args["per_device_train_batch_size"] * micro_steps),
-        "grpo_reward_funcs": GrpoArguments.grpo_reward_funcs,
-        "max_new_tokens": MAX_NEW_TOKENS,
-        **SAMPLING_DEFAULTS,
-    }
-    return {**kept, **{key: value for key, value in defaults.items() if key not in kept}}
-
-
-def default_group_size(num_completions: int) -> int:
-    """The group size nearest to the usual one that divides `num_completions`, those of one process and one rollout.
-
-    Example: 8 for the Board's 2 x 8 completions, 6 for 12. A single completion makes no group: the usual size is
-    returned, and the run stops with what to write instead.
-    """
-    usual = GrpoArguments.grpo_num_generations
-    divisors = (size for size in range(2, num_completions + 1) if num_completions % size == 0)
-    return min(divisors, key=lambda size: abs(size - usual), default=usual)
+def without_sft(args: dict[str, Any], written: Collection[str]) -> dict[str, Any]:
+    """The Board's arguments without those of SFT; `written`: keys that the user wrote, which stay as they are."""
+    return {key: value for key, value in args.items() if key not in SFT_KEYS or key in written}
