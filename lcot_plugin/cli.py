@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_data_parser(commands)
     add_reward_parser(commands)
     add_vllm_parser(commands)
+    add_report_parser(commands)
 
     commands.add_parser(
         "doctor",
@@ -247,6 +248,27 @@ def add_vllm_parser(commands: Any) -> None:
     install.add_argument("--cpu", action="store_true", help="for a machine without a GPU, to try things out")
 
 
+def add_report_parser(commands: Any) -> None:
+    """The parser of `lcot report`."""
+    report = commands.add_parser(
+        "report",
+        help="one HTML file of a run, or of several beside each other",
+        description="Write one HTML file that needs no other: accuracy before and after with intervals, curves, "
+        "alarms, data and truncation, lengths, rollouts with pictures, configuration, and what differs between runs. "
+        "Works on runs that go on, were killed, or are of an older version; on SFT, GRPO and evaluations.",
+    )
+    report.add_argument(
+        "folders", metavar="DIR", type=Path, nargs="+", help="the output_dir of a run, or a folder of several"
+    )
+    report.add_argument(
+        "-o", "--out", metavar="FILE.html", type=Path, help="where to write; default: report.html in DIR"
+    )
+    report.add_argument("--title", metavar="TEXT", help="the page's heading")
+    report.add_argument(
+        "--max-rollouts", metavar="N", type=int, default=20, help="groups of completions of each run; default: 20"
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `lcot`; returns the exit code."""
     arguments = parse(argv)
@@ -262,25 +284,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             install.install(arguments.folder, arguments.version, arguments.cpu)
             return 0
+        if arguments.command == "report":
+            return report(arguments.folders, arguments.out, arguments.title, arguments.max_rollouts)
         if arguments.command == "init":
             from lcot_plugin.recipes import copy_recipes
 
             for path in copy_recipes(arguments.folder, overwrite=arguments.force):
                 print(path)
             return 0
-        from lcot_plugin.doctor import report
+        from lcot_plugin import doctor
 
-        return report()
+        return doctor.report()
     except (LcotError, UnsupportedVersionError) as error:
         if arguments.command == "train" and os.environ.get("LOCAL_RANK") is not None:
             raise  # torchrun reports the traceback of the process that failed first
         print(f"lcot {arguments.command}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        if arguments.command not in ("data", "reward", "vllm"):
+        if arguments.command not in ("data", "reward", "vllm", "report"):
             raise
-        goes_on = ": the same command goes on from there" if arguments.action in ("difficulty", "install") else ""
-        print(f"\nlcot {arguments.command} {arguments.action}: interrupted{goes_on}", file=sys.stderr)
+        action = getattr(arguments, "action", "")
+        goes_on = ": the same command goes on from there" if action in ("difficulty", "install") else ""
+        print(f"\nlcot {f'{arguments.command} {action}'.strip()}: interrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -324,6 +349,25 @@ def reward(command: str, action: str, **arguments: Any) -> int:
     from lcot_plugin.rewards.command import reward_command
 
     return reward_command.run(action, **arguments)
+
+
+def report(folders: Sequence[Path], out: Path | None, title: str | None, max_rollouts: int) -> int:
+    """`lcot report`; says on a terminal what it is doing."""
+    from lcot_plugin.report.run_report import write_report
+
+    def tell(what: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{what[:100]}", end="", file=sys.stderr, flush=True)
+
+    try:
+        written = write_report(folders, out, title=title, max_rollouts=max_rollouts, progress=tell)
+    finally:
+        tell("")
+    for note in written.notes:
+        print(note)
+    runs = f"{written.num_runs:,} run{'s' if written.num_runs > 1 else ''}"
+    print(f"{written.path}: {written.num_bytes / 1e6:.1f} MB, {runs}")
+    return 0
 
 
 def quieten(*, progress: bool) -> None:

@@ -1,0 +1,194 @@
+"""How often a model was right, evaluation by evaluation, and whether two differ.
+
+In: eval_completions.jsonl, by the columns of completions_index. Out: one `Evaluation` per file and step, with shares
+and their intervals, which the report's headline, its table of accuracies and its comparison of runs read.
+
+What counts: an answer that is missing, or whose comparison ran out of time, is wrong; a problem whose gold answer
+cannot be read is left out and counted, as in the evaluation itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lcot_plugin.report.completions_index import CompletionsIndex
+from lcot_plugin.report.intervals import Difference, Share, paired_answers, paired_means, share_of, unpaired
+from lcot_plugin.types import Ending, Outcome
+
+ProblemKey = tuple[str, int, bytes, int]
+"""Source, record, digest of the question, and which of several equal ones: the same problem in two evaluations."""
+MIN_COMMON = 0.5
+"""Of the smaller evaluation's problems: where fewer are in the other one too, two evaluations are compared unpaired."""
+
+
+@dataclass
+class Problem:
+    """One problem's answers."""
+
+    source: str
+    greedy: bool | None = None
+    """Whether the greedy answer is right; None where there is none."""
+    num_right: int = 0
+    """Of the sampled answers."""
+    num_sampled: int = 0
+
+
+@dataclass
+class Evaluation:
+    """One pass over one evaluation set."""
+
+    run: str
+    set_name: str
+    """Empty where the run has a single evaluation set."""
+    step: int
+    """Optimizer steps of the model that was evaluated, in the run that evaluated it."""
+    problems: dict[ProblemKey, Problem] = field(default_factory=dict)
+    num_gold_unparsable: int = 0
+    """Problems left out of everything."""
+    num_completions: int = 0
+    num_truncated: int = 0
+    num_unparsable: int = 0
+    """Completions without an answer that can be read."""
+    num_timed_out: int = 0
+    num_tokens: int = 0
+    """Of all completions."""
+
+    @property
+    def sources(self) -> list[str]:
+        return sorted({problem.source for problem in self.problems.values()})
+
+    @property
+    def num_samples(self) -> int:
+        """Sampled answers of a problem, beside the greedy one; the most that any has."""
+        return max((problem.num_sampled for problem in self.problems.values()), default=0)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether every problem has a greedy answer, which is then what accuracy means."""
+        return all(problem.greedy is not None for problem in self.problems.values())
+
+    def of_source(self, source: str | None) -> dict[ProblemKey, Problem]:
+        """The problems of a data set, or all."""
+        return {key: p for key, p in self.problems.items() if source is None or p.source == source}
+
+    def accuracy(self, source: str | None = None) -> Share | None:
+        """Of the greedy answers; of the sampled ones where not every problem has one. None without problems."""
+        problems = self.of_source(source).values()
+        if not self.is_greedy:
+            return self.sampled(source)
+        return share_of([(int(bool(p.greedy)), 1) for p in problems]) if problems else None
+
+    def sampled(self, source: str | None = None) -> Share | None:
+        """avg@n: of the sampled answers, its interval taken over problems. None without any."""
+        counts = [(p.num_right, p.num_sampled) for p in self.of_source(source).values() if p.num_sampled]
+        return share_of(counts) if counts else None
+
+    def any_right(self, source: str | None = None) -> Share | None:
+        """pass@n with n = num_samples: problems of which one sampled answer is right at least. None without any."""
+        counts = [(int(p.num_right > 0), 1) for p in self.of_source(source).values() if p.num_sampled]
+        return share_of(counts) if counts else None
+
+
+def read_evaluations(path: Path, run: str, set_name: str = "") -> list[Evaluation]:
+    """Every evaluation of a file, by step. Raises LcotError where a line is no completion."""
+    index = CompletionsIndex(path)
+    index.grow()
+    columns, names = index.columns, index.names
+    outcomes = {number: name for number, name in enumerate(names["outcome"])}
+    endings = {number: name for number, name in enumerate(names["ending"])}
+    found: dict[int, Evaluation] = {}
+    last: tuple[int, ProblemKey] | None = None
+    left_out: set[tuple[int, ProblemKey]] = set()
+    occurrences: Counter[tuple[int, str, int, bytes]] = Counter()
+    for row, digest in enumerate(_question_digests(path, columns)):
+        step, sample = int(columns["step"][row]), int(columns["sample"][row])
+        source, record = names["source"][int(columns["source"][row])], int(columns["record"][row])
+        outcome = outcomes[int(columns["outcome"][row])]
+        evaluation = found.setdefault(step, Evaluation(run, set_name, step))
+        identity = (step, source, record, digest)
+        if last is None or sample == 0 or (last[0], *last[1][:3]) != identity:
+            last = (step, (source, record, digest, occurrences[identity]))
+            occurrences[identity] += 1
+            if outcome == Outcome.GOLD_UNPARSABLE:
+                left_out.add(last)
+                evaluation.num_gold_unparsable += 1
+        if last in left_out:
+            continue
+        problem = evaluation.problems.setdefault(last[1], Problem(source))
+        right = outcome == Outcome.MATCHED
+        if sample == 0:
+            problem.greedy = right
+        else:
+            problem.num_right += right
+            problem.num_sampled += 1
+        evaluation.num_completions += 1
+        evaluation.num_truncated += endings[int(columns["ending"][row])] == Ending.TRUNCATED
+        evaluation.num_unparsable += outcome == Outcome.UNPARSABLE
+        evaluation.num_timed_out += outcome == Outcome.TIMED_OUT
+        evaluation.num_tokens += max(0, int(columns["num_tokens"][row]))
+    return [found[step] for step in sorted(found)]
+
+
+def common_problems(before: Evaluation, after: Evaluation, source: str | None = None) -> list[ProblemKey]:
+    """The problems that both were asked."""
+    others = after.of_source(source)
+    return [key for key in before.of_source(source) if key in others]
+
+
+def compare(before: Evaluation, after: Evaluation, source: str | None = None) -> Difference | None:
+    """The difference of the accuracies: paired where the same problems were evaluated, else unpaired; None where either
+    has no problems of the source."""
+    shares = before.accuracy(source), after.accuracy(source)
+    if shares[0] is None or shares[1] is None:
+        return None
+    common = common_problems(before, after, source)
+    if len(common) < MIN_COMMON * min(len(before.of_source(source)), len(after.of_source(source))) or not common:
+        return unpaired(shares[0], shares[1])
+    pairs = [(before.problems[key], after.problems[key]) for key in common]
+    if before.is_greedy and after.is_greedy:
+        return paired_answers([(bool(old.greedy), bool(new.greedy)) for old, new in pairs])
+    return paired_means([(_share(before, old), _share(after, new)) for old, new in pairs])
+
+
+def same_set(left: Evaluation, right: Evaluation) -> bool:
+    """Whether two evaluations are about the same problems, by and large."""
+    smaller = min(len(left.problems), len(right.problems))
+    return smaller > 0 and len(common_problems(left, right)) >= MIN_COMMON * smaller
+
+
+def by_set(evaluations: Sequence[Evaluation]) -> list[list[Evaluation]]:
+    """The evaluations that are about the same problems together, in their order."""
+    sets: list[list[Evaluation]] = []
+    for evaluation in evaluations:
+        for known in sets:
+            if same_set(known[0], evaluation):
+                known.append(evaluation)
+                break
+        else:
+            sets.append([evaluation])
+    return sets
+
+
+def _share(evaluation: Evaluation, problem: Problem) -> float:
+    if evaluation.is_greedy:
+        return float(bool(problem.greedy))
+    return problem.num_right / problem.num_sampled if problem.num_sampled else 0.0
+
+
+def _question_digests(path: Path, columns: dict[str, np.ndarray]) -> Iterator[bytes]:
+    """Of each line's question as it stands in the file; empty where the line has none."""
+    starts = (columns["offset"] + columns["question"]).tolist()
+    lengths = (columns["question_end"] - columns["question"]).tolist()
+    absent = (columns["question"] < 0).tolist()
+    if not starts:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        for start, length, missing in zip(starts, lengths, absent, strict=True):
+            yield b"" if missing else hashlib.blake2b(text[start : start + length], digest_size=8).digest()

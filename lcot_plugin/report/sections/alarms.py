@@ -1,0 +1,48 @@
+"""What the health monitor said, in its own words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lcot_plugin.report.page import Html, Section, count, join, paragraph, tag
+from lcot_plugin.report.subjects import Subject
+
+MAX_ALARMS = 40
+"""That are told of one run."""
+
+
+def section(subjects: Sequence[Subject]) -> Section | None:
+    """None where no run is watched: SFT, evaluations, and older runs, which kept no alarms."""
+    watched = [subject for subject in subjects if subject.stage == "grpo" and subject.trained]
+    told = [(subject, run_alarms(subject)) for subject in watched if subject.run.alarms]
+    quiet = [subject for subject in watched if not subject.run.alarms and subject.run.record]
+    if not told and not quiet:
+        return None
+    parts: list[object] = []
+    for subject, alarms in told:
+        parts += [tag("h3", subject.name), alarms] if len(subjects) > 1 else [alarms]
+    if quiet:
+        names = f" in {', '.join(subject.name for subject in quiet)}" if len(subjects) > 1 else ""
+        parts.append(
+            paragraph(
+                f"No alarms{names}: entropy, truncation, lengths, rewards, KL, clipping, gradients and verdicts stayed "
+                "within what healthy runs show. A run can be poor without any alarm."
+            )
+        )
+    return Section("alarms", "Health", join(parts))
+
+
+def run_alarms(subject: Subject) -> Html:
+    """The first alarms of a run."""
+    alarms = subject.run.alarms
+    shown = []
+    for alarm in alarms[:MAX_ALARMS]:
+        name = str(alarm.get("name", "alarm")).replace("_", " ")
+        title = f"Step {alarm.get('step', '?')}: {name}"
+        message, advice = str(alarm.get("message", "")), alarm.get("advice")
+        what_to_do = paragraph(tag("b", "What to try: "), str(advice)) if advice else Html("")
+        shown.append(tag("div", tag("h3", title), paragraph(message), what_to_do, class_="alarm"))
+    if len(alarms) > MAX_ALARMS:
+        rest = count(len(alarms) - MAX_ALARMS, "further alarm")
+        shown.append(paragraph(f"{rest} in alarms.jsonl left out.", class_="note"))
+    return join(shown)

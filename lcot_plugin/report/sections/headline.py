@@ -1,0 +1,346 @@
+"""The answer first: accuracy before and after with its interval, by data set; or the nearest thing that the runs have.
+
+In: subjects. Out: the first section. What it says comes from, in this order: evaluations of the same problems, a single
+evaluation, the completions of training, the loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lcot_plugin.report.charts import number
+from lcot_plugin.report.evaluations import Evaluation, by_set, compare
+from lcot_plugin.report.figures import RangeRow, ranges
+from lcot_plugin.report.intervals import Difference, Share, p_text, percent, percents, unpaired
+from lcot_plugin.report.page import Html, Section, chips, count, duration, join, listed, paragraph, table, tag
+from lcot_plugin.report.subjects import Subject
+
+BEFORE, AFTER = "var(--before)", "var(--after)"
+ENDS = 10
+"""The first and the last 1/10 of a run's steps are compared where nothing was evaluated."""
+STATES = {
+    "loading": "loading",
+    "running": "running",
+    "stopping": "stopping",
+    "finished": "finished",
+    "stopped": "stopped by a signal",
+    "failed": "failed",
+    "killed": "killed",
+}
+
+
+class Pair(NamedTuple):
+    """Two evaluations of the same problems."""
+
+    before: Evaluation
+    after: Evaluation
+    one_run: bool
+
+    def name(self, evaluation: Evaluation) -> str:
+        """How the evaluation is told from the other one."""
+        return f"step {evaluation.step:,}" if self.one_run else evaluation.run
+
+
+def section(subjects: Sequence[Subject]) -> Section:
+    """The first section."""
+    parts = _evaluated(subjects) or _rolled_out(subjects) or _losses(subjects) or _nothing_yet(subjects)
+    return Section("result", "Result", join([*parts, _facts(subjects), _evaluation_table(subjects)]))
+
+
+def pairs(subjects: Sequence[Subject]) -> list[Pair]:
+    """The first and the last evaluation of each set of problems, the largest set first; of one run where that evaluated
+    more than once and is alone, else of the runs in their order, each by its last one."""
+    found = []
+    for same in by_set([evaluation for subject in subjects for evaluation in subject.evaluations]):
+        last = list({evaluation.run: evaluation for evaluation in same}.values())
+        ends = last if len(last) > 1 else same
+        if len(ends) > 1:
+            found.append(Pair(ends[0], ends[-1], len(last) == 1))
+    return sorted(found, key=lambda pair: -len(pair.after.problems))
+
+
+def _evaluated(subjects: Sequence[Subject]) -> list[Html]:
+    found = pairs(subjects)
+    if found:
+        parts = [part for pair in found for part in _pair(pair, titled=len(found) > 1)]
+        return parts
+    evaluations = [evaluation for subject in subjects for evaluation in subject.evaluations if evaluation.problems]
+    if not evaluations:
+        return []
+    largest = max(evaluations, key=lambda evaluation: len(evaluation.problems))
+    share = largest.accuracy()
+    assert share is not None
+    answer = tag("p", "Accuracy is ", tag("span", percent(share.value), class_="after"), class_="answer")
+    what = paragraph(f"{_what(largest, share)} One evaluation says nothing of before and after.")
+    rows = [_row(largest, source, AFTER) for source in _sources(largest)]
+    return [answer, what, ranges([row for row in rows if row], "Accuracy by data set")]
+
+
+def _pair(pair: Pair, *, titled: bool) -> list[Html]:
+    before, after = pair.before.accuracy(), pair.after.accuracy()
+    difference = compare(pair.before, pair.after)
+    assert before is not None and after is not None and difference is not None
+    title = tag("h3", pair.after.set_name or listed(pair.after.sources)) if titled else Html("")
+    sources = [source for source in _sources(pair.after) if source is None or source in pair.before.sources]
+    rows: list[RangeRow | None] = []
+    for source in sources:
+        both = [_row(pair.before, source, BEFORE, pair), _row(pair.after, source, AFTER, pair)]
+        rows += [*([None] if rows else []), *both]
+    lines = [
+        (
+            source or "all",
+            *(_cell(evaluation.accuracy(source)) for evaluation in (pair.before, pair.after)),
+            *_difference_cells(compare(pair.before, pair.after, source)),
+        )
+        for source in sources
+    ]
+    headings = ("data set", pair.name(pair.before), pair.name(pair.after), "difference, points", "gained / lost", "p")
+    return [
+        title,
+        tag("p", *_verdict(before, after, difference), class_="answer"),
+        paragraph(difference_text(difference), " ", _what(pair.after, after)),
+        ranges(rows, "Accuracy before and after, by data set, with 95% intervals"),
+        table(headings, lines, label="Accuracy before and after") if len(sources) > 1 else Html(""),
+    ]
+
+
+def _verdict(before: Share, after: Share, difference: Difference) -> list[object]:
+    values = [
+        tag("span", percent(before.value), class_="before"),
+        " to ",
+        tag("span", percent(after.value), class_="after"),
+    ]
+    if difference.interval.low > 0:
+        return ["Accuracy rose from ", *values]
+    if difference.interval.high < 0:
+        return ["Accuracy fell from ", *values]
+    return ["Accuracy went from ", *values, ": no difference beyond chance"]
+
+
+def difference_text(difference: Difference) -> Html:
+    """`+12.5 points, 95% interval [8.1, 16.9], p < 0.001: of the 400 problems...`"""
+    told: list[object] = [tag("b", f"{100 * difference.value:+.1f} points"), f", 95% interval {_points(difference)}"]
+    if difference.p_value is not None:
+        told.append(
+            f", {p_text(difference.p_value)}: of the {count(difference.num_problems, 'problem')} asked both times, "
+            f"{difference.gained:,} became right and {difference.lost:,} became wrong"
+        )
+    return join([*told, f" ({difference.method})."])
+
+
+def _difference_cells(difference: Difference | None) -> tuple[str, str, str]:
+    if difference is None:
+        return ("-", "-", "-")
+    changed = f"{difference.gained:,} / {difference.lost:,}" if difference.p_value is not None else "-"
+    p_value = (
+        p_text(difference.p_value).removeprefix("p ").removeprefix("= ") if difference.p_value is not None else "-"
+    )
+    return (f"{100 * difference.value:+.1f} {_points(difference)}", changed, p_value)
+
+
+def _points(difference: Difference) -> str:
+    return f"[{100 * difference.interval.low:+.1f}, {100 * difference.interval.high:+.1f}]"
+
+
+def _what(evaluation: Evaluation, share: Share) -> str:
+    """What the shares are of."""
+    if evaluation.is_greedy:
+        kind = f"Greedy answers to {count(share.num_problems, 'held-out problem')}; intervals are Wilson's."
+    else:
+        kind = (
+            f"{share.num_samples:,} sampled answers to {count(share.num_problems, 'problem')}; intervals are Wilson's, "
+            "clustered by problem."
+        )
+    if evaluation.num_gold_unparsable:
+        left_out = count(evaluation.num_gold_unparsable, "problem")
+        kind += f" {left_out} whose gold answer cannot be read {'is' if left_out.startswith('1 ') else 'are'} left out."
+    return kind
+
+
+def _sources(evaluation: Evaluation) -> list[str | None]:
+    """All together, then one by one where there are several."""
+    return [None, *(evaluation.sources if len(evaluation.sources) > 1 else [])]
+
+
+def _row(evaluation: Evaluation, source: str | None, colour: str, pair: Pair | None = None) -> RangeRow | None:
+    share = evaluation.accuracy(source)
+    if share is None:
+        return None
+    name = source or ("all" if len(evaluation.sources) > 1 else listed(evaluation.sources))
+    if pair is not None:
+        name = f"{name}, {pair.name(evaluation)}" if len(evaluation.sources) > 1 else pair.name(evaluation)
+    return RangeRow(name, share, colour, count(share.num_problems, "problem"))
+
+
+def _cell(share: Share | None) -> Html:
+    if share is None:
+        return Html("-")
+    return join([tag("b", percent(share.value)), f" {percents(share.interval)}"])
+
+
+# Where nothing was evaluated
+
+
+def _rolled_out(subjects: Sequence[Subject]) -> list[Html]:
+    """Training's own completions, of the first run that has any: its first and its last tenth."""
+    for subject in subjects:
+        answers = subject.answers
+        if answers is None or not len(answers):
+            continue
+        steps = np.unique(answers.steps)
+        tenth = max(1, math.ceil(len(steps) / ENDS))
+        name = f"{subject.name}: " if len(subjects) > 1 else ""
+        if len(steps) < 2:
+            share = answers.accuracy()
+            assert share is not None
+            return [
+                tag("p", f"{name}{percent(share.value)} of the completions are right so far", class_="answer"),
+                paragraph(_of_training(share.num_samples, share.num_problems)),
+            ]
+        first, last = answers.where(answers.steps <= steps[tenth - 1]), answers.where(answers.steps >= steps[-tenth])
+        before, after = first.accuracy(), last.accuracy()
+        assert before is not None and after is not None
+        difference = unpaired(before, after)
+        verdict = _verdict(before, after, difference)
+        verdict[0] = str(verdict[0]).replace("Accuracy", f"{name}Accuracy of the rollouts")
+        ends = [
+            (f"steps {steps[0]:,} to {steps[tenth - 1]:,}", before, BEFORE),
+            (f"steps {steps[-tenth]:,} to {steps[-1]:,}", after, AFTER),
+        ]
+        rows = [RangeRow(label, s, ink, count(s.num_samples, "completion")) for label, s, ink in ends]
+        return [
+            tag("p", *verdict, class_="answer"),
+            paragraph(
+                difference_text(difference),
+                f" Completions sampled in training, on training prompts, of the first and the last {tenth:,} of "
+                f"{len(steps):,} rollouts; intervals are Wilson's, clustered by prompt. Nothing was evaluated on "
+                "held-out problems: eval_dataset, or an evaluation of the saved model, would tell more.",
+            ),
+            ranges(rows, "Accuracy of the rollouts at the beginning and at the end"),
+        ]
+    return []
+
+
+def _of_training(num_completions: int, num_prompts: int) -> str:
+    return (
+        f"{count(num_completions, 'completion')} of {count(num_prompts, 'training prompt')}; nothing was evaluated on "
+        "held-out problems."
+    )
+
+
+def _losses(subjects: Sequence[Subject]) -> list[Html]:
+    parts = []
+    for subject in subjects:
+        for key, what in (("eval_loss", "Evaluation loss"), ("loss", "Training loss")):
+            found = [
+                (entry["step"], float(entry[key]))
+                for entry in subject.run.metrics
+                if isinstance(entry.get(key), int | float) and math.isfinite(entry[key])
+            ]
+            if len(found) > 1:
+                (first_step, first), (last_step, last) = found[0], found[-1]
+                name = f"{subject.name}: " if len(subjects) > 1 else ""
+                words = f"{name}{what} went from {number(first)} to {number(last)}"
+                parts.append(tag("p", words, class_="answer"))
+                parts.append(
+                    paragraph(
+                        f"Logged at step {first_step:,} and step {last_step:,}; {len(found):,} logs in all, each the "
+                        "mean since the one before. A loss says little of whether answers are right: an evaluation of "
+                        "the saved model (yaml_recipes/eval.yaml) does."
+                    )
+                )
+                break
+    return parts
+
+
+def _nothing_yet(subjects: Sequence[Subject]) -> list[Html]:
+    what = "These runs have" if len(subjects) > 1 else "This run has"
+    return [tag("p", f"{what} not logged any result yet", class_="answer")]
+
+
+# Facts
+
+
+def _facts(subjects: Sequence[Subject]) -> Html:
+    facts: list[tuple[str, object]] = []
+    if len(subjects) > 1:
+        facts.append(("runs", f"{len(subjects):,}"))
+    else:
+        facts += run_facts(subjects[0])
+    return chips(facts) if facts else Html("")
+
+
+def run_facts(subject: Subject) -> list[tuple[str, object]]:
+    """What a run was, shortly: state, steps, time, completions, model, data."""
+    run, record = subject.run, subject.run.record
+    facts: list[tuple[str, object]] = []
+    if run.state:
+        facts.append(("state", STATES.get(run.state, run.state)))
+    facts.append(("stage", subject.stage if subject.trained else f"{subject.stage}, evaluation only"))
+    if subject.last_step is not None:
+        of = f" of {subject.max_steps:,}" if subject.max_steps and subject.max_steps != subject.last_step else ""
+        facts.append(("optimizer steps", f"{subject.last_step:,}{of}"))
+    if subject.seconds is not None:
+        facts.append(("time", duration(subject.seconds)))
+    if run.completions is not None and subject.answers is not None:
+        facts.append(("completions", f"{len(subject.answers) + subject.answers.num_unjudged:,}"))
+    for name, key in (("model", "model"), ("fine-tuning", "finetuning_type"), ("template", "template")):
+        if record.get(key):
+            facts.append((name, _short_path(str(record[key]))))
+    names = [str(name) for key in ("datasets", "eval_datasets") for name in record.get(key) or []]
+    if names:
+        facts.append(("data", listed(list(dict.fromkeys(names)), 3)))
+    if run.alarms:
+        facts.append(("alarms", tag("a", f"{len(run.alarms):,}", href="#alarms")))
+    return facts
+
+
+def _short_path(path: str) -> str:
+    """The last two parts of a path: a hub name stays whole."""
+    return "/".join(path.rstrip("/").split("/")[-2:])
+
+
+def _evaluation_table(subjects: Sequence[Subject]) -> Html:
+    evaluations = [evaluation for subject in subjects for evaluation in subject.evaluations]
+    if not evaluations:
+        return Html("")
+    several = {evaluation.set_name for evaluation in evaluations} != {evaluations[0].set_name}
+    rows: list[list[Any]] = []
+    for e in evaluations:
+        sampled, any_right = e.sampled(), e.any_right()
+        rows.append(
+            [
+                e.run,
+                *([e.set_name or "eval"] if several else []),
+                f"{e.step:,}",
+                f"{len(e.problems):,}",
+                _cell(e.accuracy() if e.is_greedy else None),
+                join([_cell(sampled), f" n = {e.num_samples:,}"]) if sampled else "-",
+                _cell(any_right),
+                _of(e.num_truncated, e.num_completions),
+                _of(e.num_unparsable, e.num_completions),
+                f"{e.num_tokens / e.num_completions:,.0f}" if e.num_completions else "-",
+            ]
+        )
+    headings = ["run", *(["set"] if several else []), "step", "problems", "accuracy, greedy", "avg@n", "pass@n"]
+    headings += ["truncated", "no answer", "tokens, mean"]
+    note = (
+        "95% intervals in brackets, in percent: Wilson's; those of avg@n are clustered by problem, since samples of "
+        "one problem are alike. pass@n: one of n samples is right at least. Truncated, no answer and tokens are of all "
+        "completions."
+    )
+    return join(
+        [
+            tag("h3", "Every evaluation"),
+            table(headings, rows, label="Every evaluation", words=(0, 1) if several else (0,)),
+            paragraph(note, class_="note"),
+        ]
+    )
+
+
+def _of(number_of: int, num: int) -> str:
+    return f"{percent(number_of / num)} of {num:,}" if num else "-"
