@@ -190,7 +190,9 @@ def state_of(run: FollowedRun, own: BoardRun | None, progress: dict[str, Any]) -
     if own is not None and own.ending is None:
         if own.abort.asked:
             return "stopping"
-        return said if said in LIVING else "starting"
+        if said == "killed":
+            return "stopping"  # its process has just ended; how is known in a moment
+        return said if f"state_{said}" in SENTENCES else "starting"
     if own is not None and own.ending is not None:
         if own.ending.failure is not None:
             return "failed"
@@ -214,7 +216,9 @@ def facts(run: FollowedRun, progress: dict[str, Any], state: str, lang: str, now
         return found
     if phase := progress.get("phase"):
         name = f"phase_{phase}"
-        found.append(text(name, lang) if name in SENTENCES else printable(str(phase), 60))
+        shown = text(name, lang) if name in SENTENCES else printable(str(phase), 60)
+        done, of = progress.get("phase_done"), progress.get("phase_total")
+        found.append(f"{shown} {done}/{of}" if _is_count(done) and _is_count(of) and of > 0 else shown)
     if _is_number(pace := progress.get("seconds_per_step")):
         found.append(text("per_step", lang, time=duration(pace)))
     if _is_number(left := progress.get("remaining_seconds")):
@@ -239,7 +243,9 @@ def notes(own: BoardRun | None, progress: dict[str, Any], state: str, lang: str)
 
 def message_of(own: BoardRun | None, progress: dict[str, Any]) -> str:
     """What went wrong, in the words of the run itself."""
-    if own is not None and own.ending is not None and own.ending.failure is not None:
+    if own is not None and own.ending is not None:
+        if own.ending.failure is None:
+            return ""  # `notes` says how it has ended
         said = own.ending.failure.reason or str(progress.get("message") or "") or own.ending.headline
     else:
         said = str(progress.get("message") or "")

@@ -64,6 +64,7 @@ SENTENCES: dict[str, tuple[str, str, str, str, str]] = {
     "phase_prepare": ("preparing the update", "подготовка обновления", "准备更新", "업데이트 준비", "更新を準備中"),
     "phase_update": ("updating the weights", "обновление весов", "更新权重", "가중치 업데이트", "重みを更新中"),
     "phase_evaluation": ("evaluating", "оценка", "评估", "평가", "評価中"),
+    "phase_saving": ("saving the model", "сохранение модели", "保存模型", "모델 저장", "モデルを保存中"),
     "phase_checkpoint": (
         "writing a checkpoint",
         "запись контрольной точки",
@@ -210,13 +211,6 @@ SENTENCES: dict[str, tuple[str, str, str, str, str]] = {
     # The rollout viewer
     "any": ("any", "любой", "任意", "모두", "すべて"),
     "total_reward": ("total", "сумма", "总和", "합계", "合計"),
-    "viewer_no_runs": (
-        "No run was found under {root}. Write the path of one.",
-        "В {root} запусков не найдено. Укажите путь.",
-        "在 {root} 下没有找到运行。请填写路径。",
-        "{root} 아래에 실행이 없습니다. 경로를 입력하십시오.",
-        "{root} に実行が見つかりません。パスを入力してください。",
-    ),
     "viewer_choose": (
         "Choose the folder of a run.",
         "Выберите папку запуска.",
@@ -252,12 +246,12 @@ SENTENCES: dict[str, tuple[str, str, str, str, str]] = {
         "{field}: {value}은(는) 숫자가 아닙니다.",
         "{field}：{value} は数値ではありません。",
     ),
-    "viewer_needs_step": (
-        "Write the step since which it got worse.",
-        "Укажите шаг, с которого стало хуже.",
-        "请填写自哪一步起变差。",
-        "어느 스텝 이후인지 입력하십시오.",
-        "どのステップ以降かを入力してください。",
+    "viewer_reading": (
+        "{percent}% of the file is read so far, the newest part; press Show again for more.",
+        "Прочитано {percent}% файла, самая новая часть; нажмите «Показать» ещё раз.",
+        "目前读取了文件的 {percent}%（最新部分）；再次点击“显示”可读取更多。",
+        "파일의 {percent}%(최신 부분)를 읽었습니다. 더 보려면 보기를 다시 누르십시오.",
+        "ファイルの {percent}%（最新部分）を読み込みました。続きは「表示」を押してください。",
     ),
     # The data preview
     "records_no_dataset": (

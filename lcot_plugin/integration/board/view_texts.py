@@ -14,7 +14,7 @@ from lcot_plugin.integration.board.view_sentences import SENTENCES
 LANGUAGES = ("en", "ru", "zh", "ko", "ja")
 
 
-def text(name: str, lang: str, **values: Any) -> str:
+def text(name: str, lang: str, /, **values: Any) -> str:
     """A sentence in a language of the Board; English where the language is not one of them."""
     sentences = SENTENCES[name]
     return sentences[LANGUAGES.index(lang) if lang in LANGUAGES else 0].format(**values)
