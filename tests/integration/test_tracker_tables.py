@@ -158,13 +158,13 @@ def test_nothing_that_a_model_writes_is_markup(text: str) -> None:
     assert not re.search(r"<(img|script|a|h1|ul|ol|blockquote|hr)\b", page)
 
 
-@given(st.text(alphabet="ab \n`~#|*_<>&[]()!-=\\\t:/.1\u2028\x85", max_size=60))
+@given(st.text(alphabet="ab \n`~#|*_<>&[]()!-=\\\t:/.1\u2028", max_size=60))
 def test_any_text_is_one_block_of_code(text: str) -> None:
-    question, gold, completion = code_blocks(shown(text))
+    *_, completion = code_blocks(shown(text))
     if text.strip():
         assert completion.split() == text.split(), "but for spaces in blank lines nothing is lost"
     else:
-        assert completion == (f"({len(text)} blank characters)" if text else "(0 blank characters)")
+        assert completion == f"({len(text)} blank characters)"
 
 
 def test_values_in_the_table_are_text(tmp_path: Path) -> None:
