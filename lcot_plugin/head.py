@@ -10,6 +10,7 @@ only once").
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,16 +32,12 @@ def forward_with_head(
     """One forward pass through `model` in which `compute` stands in for the output layer; returns what it gave.
 
     `model` may be wrapped by DDP, FSDP, DeepSpeed or PEFT; `unwrapped` is what is inside the parallel wrapper.
-    `needed_by`: the user's setting that asks for this, for the error. Raises LcotError for families that change the
-    logits after the output layer (soft-capping, scaling) or do not call it: what came out would be wrong.
+    `needed_by`: the user's setting that asks for this, for the error. A model that soft-caps its logits after the
+    output layer (Gemma 4) has them capped in `to_logits` instead. Raises LcotError for families that change them in
+    another way (scaling) or do not call the layer: what came out would be wrong.
     """
     base = unwrap_base_model(unwrapped)
-    if getattr(base.config.get_text_config(), "final_logit_softcapping", None):
-        raise LcotError(
-            f"{needed_by} does not support {base.config.model_type}: it soft-caps its logits after the output layer. "
-            "Train a model of another family."
-        )
-    with _standing_in(base.get_output_embeddings(), compute) as returned:
+    with _uncapped(base) as cap, _standing_in(base.get_output_embeddings(), compute, cap) as returned:
         output = model(**model_inputs, use_cache=False).logits
     if not (len(returned) == 1 and _same_values(output, returned[0])):
         raise LcotError(
@@ -61,10 +58,37 @@ def recomputed_chunks(function: Callable[..., torch.Tensor], chunk_size: int, *t
 
 
 @contextmanager
-def _standing_in(output_layer: torch.nn.Module, compute: HeadComputation) -> Iterator[list[torch.Tensor]]:
+def _uncapped(base: Any) -> Iterator[float | None]:
+    """The model does not cap its logits meanwhile; yields its cap c, of c * tanh(logits / c), or None without one.
+
+    Some families have the setting from their text model and do not follow it (PaliGemma 2): the code of `forward`
+    decides.
+    """
+    config = base.config.get_text_config()
+    cap = getattr(config, "final_logit_softcapping", None)
+    if cap is None or "final_logit_softcapping" not in inspect.getsource(inspect.unwrap(type(base).forward)):
+        yield None
+        return
+    config.final_logit_softcapping = None
+    try:
+        yield cap
+    finally:
+        config.final_logit_softcapping = cap
+
+
+def _capping(to_logits: ToLogits, cap: float) -> ToLogits:
+    return lambda hidden_states: torch.tanh(to_logits(hidden_states) / cap) * cap
+
+
+@contextmanager
+def _standing_in(
+    output_layer: torch.nn.Module, compute: HeadComputation, cap: float | None
+) -> Iterator[list[torch.Tensor]]:
     """Yields a list to which every call of the output layer appends what it returned."""
     returned: list[torch.Tensor] = []
-    to_logits = output_layer.forward
+    layer_forward = output_layer.forward
+    # A plain function: what computes `hidden @ weight.T` by itself must not take this for a plain linear layer.
+    to_logits = layer_forward if cap is None else _capping(layer_forward, cap)
     instance_forward = output_layer.__dict__.get("forward")  # set where accelerate or PEFT has patched it already
 
     def forward(hidden_states: torch.Tensor) -> torch.Tensor:

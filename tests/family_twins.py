@@ -161,7 +161,7 @@ def lfm2_vl(directory: Path) -> Blueprint:
     )
     processor = transformers.Lfm2VlProcessor(
         image_processor=fast_image_processor("Lfm2VlImageProcessor")(
-            tile_size=64, min_image_tokens=2, max_image_tokens=4, min_tiles=2, max_tiles=4, max_num_patches=16
+            tile_size=64, min_image_tokens=2, max_image_tokens=4, min_tiles=2, max_tiles=4, max_num_patches=32
         ),
         tokenizer=tokenizer,
         chat_template=LFM2_CHAT,

@@ -88,8 +88,8 @@ def token_log_probs(
     """One forward pass through `model`: log-probabilities and entropies, [n] float32 each.
 
     `model` may be wrapped by DDP, FSDP, DeepSpeed or PEFT; `unwrapped` is what is inside the parallel wrapper.
-    Raises LcotError for families that change the logits after the output layer (soft-capping, scaling) or do not call
-    it: what came out would not be log-probabilities.
+    Raises LcotError for families that change the logits after the output layer (scaling; not soft-capping) or do not
+    call it: what came out would not be log-probabilities.
 
     known_gradients: [n] float32, the loss's gradient by each log-probability, up to a common factor, where it is known
     before the pass (on policy it does not depend on them). A plain linear layer then computes its logits once instead

@@ -10,6 +10,7 @@ noted. The stand-in decides from the class: 4.57 calls `X` (NumPy) and `XFast` (
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torchvision.transforms import InterpolationMode
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import ChannelDimension, get_image_size, infer_channel_dimension_format
 
@@ -205,7 +207,8 @@ def _idefics3_tiles(settings: Settings, size: Size) -> Size:
 
 def count_lfm2_vl(settings: Settings, groups: list[list[Size]]) -> Outputs:
     """spatial_shapes [tiles of all images, 2]: rows and columns of patches, an image's tiles first, then its thumbnail.
-    Not image_rows and image_cols, which transformers 4.57 interchanges."""
+    With `return_row_col_info` also image_rows and image_cols (of tiles) and image_sizes (height and width of the image
+    as one tile) by the processor's own method, since transformers 4.57 interchanges rows and columns."""
     processor, patch, tile = settings.processor, settings["encoder_patch_size"], settings["tile_size"]
     common = {name: settings[name] for name in ("downsample_factor", "max_image_tokens", "encoder_patch_size")}
     tiling = {"min_tiles": settings["min_tiles"], "max_tiles": settings["max_tiles"]}
@@ -223,7 +226,22 @@ def count_lfm2_vl(settings: Settings, groups: list[list[Size]]) -> Outputs:
             shapes += [[tile // patch, tile // patch]] * num_tiles
         if num_tiles == 0 or (settings["use_thumbnail"] and num_tiles > 1):
             shapes.append([resized_height // patch, resized_width // patch])
-    return {"spatial_shapes": torch.tensor(shapes)}
+    outputs: Outputs = {"spatial_shapes": torch.tensor(shapes)}
+    if settings["return_row_col_info"]:
+        if not splits:
+            tiling = {"min_tiles": 1, "max_tiles": 1}
+        names = ("use_thumbnail", "min_image_tokens", "max_pixels_tolerance")
+        arguments = {**common, **tiling, **{name: settings[name] for name in names}, "tile_size": tile}
+        # How pixels are interpolated changes no size; transformers 4 and 5 name it differently.
+        accepted = inspect.signature(processor.resize_and_split).parameters
+        arguments["resample" if "resample" in accepted else "interpolation"] = InterpolationMode.BILINEAR
+        found = [
+            processor.resize_and_split(torch.empty(1, 3, height, width, device="meta"), **arguments)
+            for height, width in _flat(groups)
+        ]
+        for place, name in enumerate(("image_rows", "image_cols", "image_sizes"), start=1):
+            outputs[name] = torch.tensor([one[place][0] for one in found])
+    return outputs
 
 
 # --- soft tokens and sizes: Gemma 4, Pixtral, LLaVA -------------------------------------------------------------------

@@ -90,7 +90,7 @@ class BatchRollout(Rollout):
                 break
             if len(columns[0]) - len(going_on) >= _DROP_FINISHED_SHARE * len(columns[0]):
                 keep = torch.tensor(going_on, device=self.device)
-                cache.batch_select_indices(keep)
+                cache.reorder_cache(keep)
                 rows = rows.select(keep)
             logits = self._decode(rows, cache)
         return drafts
@@ -115,7 +115,8 @@ class BatchRollout(Rollout):
             **setup.vlm.token_type_arguments(input_ids),
         )
         cache = output.past_key_values
-        cache.batch_repeat_interleave(num_generations)
+        # Not batch_repeat_interleave and batch_select_indices, which layers of linear attention and convolutions lack.
+        cache.reorder_cache(torch.arange(len(prompts), device=device).repeat_interleave(num_generations))
         logits = output.logits[:, -1]
         seen = None
         if self.sampler.needs_seen:

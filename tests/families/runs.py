@@ -53,10 +53,17 @@ SMALL = {
     "disable_tqdm": True,
     "plot_loss": False,
     # So that two steps move the outputs by more than rounding.
-    "learning_rate": 1e-2,
+    "learning_rate": 5e-3,
     "warmup_ratio": 0.0,
     "lr_scheduler_type": "constant",
 }
+
+
+VARIED = """
+def varied(completion_ids, **kwargs):
+    return [sum(ids) % 7 / 7 for ids in completion_ids]
+"""
+"""A reward that differs within a group: an untrained model is never right, so that nothing would be learnt."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,10 @@ class Workplace:
         """The shipped recipe on the twin, `None` taking a key away."""
         shipped = yaml.safe_load((RECIPES / self.family / f"{stage}.yaml").read_text())
         merged = {**shipped, **SMALL, "media_dir": str(self.folder / "dataset_info"), **changes}
+        if stage.startswith("grpo"):
+            merged["grpo_reward_funcs"] += f",{self.folder}/varied.py:varied"
+            merged["grpo_reward_weights"] += ",1.0"
+            merged["grpo_mask_truncated"] = False  # an untrained model is always cut off
         if shipped["model_name_or_path"].startswith("saves/"):
             merged.setdefault("model_name_or_path", shipped["model_name_or_path"])
         else:
@@ -94,6 +105,7 @@ def workplace(folder: Path, family: str, twin: Path) -> Workplace:
     data = write_problems(folder / "dataset_info", 8, num_text_only=2, num_two_images=1)
     entry = json.loads((data / "dataset_info.json").read_text())["problems"]
     (data / "dataset_info.json").write_text(json.dumps(dict.fromkeys(DATA_SETS, entry)))
+    (folder / "varied.py").write_text(VARIED)
     os.chdir(folder)  # the recipes' own relative folders; the test's monkeypatch puts it back
     return Workplace(folder, family, twin)
 

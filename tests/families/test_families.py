@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from families.runs import FAMILIES, TWINS, Workplace, answer, load, question, workplace
+from safetensors.torch import load_file
 
 # Third-party warnings while training are not this test's subject; its assertions are.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -38,14 +39,14 @@ def test_lora(place: Workplace) -> None:
     assert logged and all(0 < entry["loss"] < 50 for entry in logged)
     assert any("pack/fill" in entry for entry in logged) is packs
 
-    # An untrained model is cut off and never right: without a divergence there would be nothing to compute.
-    grpo = place.run("grpo", grpo_beta=0.01, grpo_mask_truncated=False)
+    grpo = place.run("grpo")
     completions = [json.loads(line) for line in (grpo / "completions.jsonl").read_text().splitlines()]
     assert len(completions) == 2 * grpo_completions(place)
-    assert all(set(line["rewards"]) == {"accuracy", "format_think_boxed"} for line in completions)
+    assert all({"accuracy", "format_think_boxed"} < set(line["rewards"]) for line in completions)
     gaps = [entry["sampler_gap/max"] for entry in place.history(grpo) if "sampler_gap/max" in entry]
-    assert len(gaps) == 2
-    assert max(gaps) < 1e-4
+    assert gaps and max(gaps) < 1e-4
+    adapters = [load_file(output / "adapter_model.safetensors") for output in (sft, grpo)]
+    assert any(not torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
 
     evaluation = place.run("eval", max_steps=None, grpo_eval_generations=2)
     metrics = json.loads((evaluation / "eval_results.json").read_text())
@@ -80,7 +81,7 @@ def test_full(place: Workplace) -> None:
     """All weights of the language model, none of the vision tower, which both stages freeze."""
     full = {"learning_rate": 1e-3, "deepspeed": None}
     sft = place.run("sft_full", **full)
-    grpo = place.run("grpo_full", **full, grpo_beta=0.01, grpo_mask_truncated=False)
+    grpo = place.run("grpo_full", **full)
     before, between, after = (dict(load(path).named_parameters()) for path in (place.twin, sft, grpo))
     for first, second in ((before, between), (between, after)):
         changed = {name for name in first if not torch.equal(first[name], second[name])}
