@@ -37,6 +37,8 @@ from lcot_plugin.integration.board.failure import Failure, explain, fenced, tail
 from lcot_plugin.integration.board.view_texts import text
 
 STDERR_FILE = "board_stderr.log"
+RUNNING_LOG = "running_log.txt"
+"""LLaMA-Factory's own, of its loggers."""
 WORKDIR = "LLAMABOARD_WORKDIR"
 """Environment variable of LLaMA-Factory: the run's output_dir."""
 POLL = 2.0
@@ -184,46 +186,46 @@ def watch(runner: Any, run: BoardRun, module: ModuleType) -> Iterator[dict[Any, 
     Yields nothing where nothing has changed: LLaMA-Factory draws its loss curve anew with each.
     """
     kind = "train" if run.trains else "eval"
-    output_box, progress_bar = (
-        runner.manager.get_elem_by_id(f"{kind}.{name}") for name in ("output_box", "progress_bar")
-    )
-    extra = {
-        name: runner.manager.get_elem_by_id(f"train.{name}") for name in ("loss_viewer", "swanlab_link") if run.trains
-    }
+    names = ["output_box", "progress_bar", *(("loss_viewer", "swanlab_link") if run.trains else ())]
+    elems = {name: runner.manager.get_elem_by_id(f"{kind}.{name}") for name in names}
+    hidden = module.gr.Slider(visible=False)
     shown: Any = None
     while run.ending is None:
         state = (run.abort.asked, run.abort.killed, _written(run.folder))
         if state != shown:
-            shown = state
-            if said := _while_aborting(run, module, runner.aborted):
-                yield {output_box: said, progress_bar: module.gr.Slider(visible=False)}
-            else:
-                try:
-                    log, progress, info = module.get_trainer_info(run.lang, str(run.folder), run.trains)
-                except ValueError:  # a line of the log is being written
-                    shown = None
-                else:
-                    changes = {extra[name]: value for name, value in info.items() if name in extra}
-                    yield {output_box: log, progress_bar: progress, **changes}
+            try:
+                values = _while_running(run, module, runner.aborted)
+            except ValueError:  # a line of the log is being written
+                values = {}
+            shown = state if values else None
+            if values:
+                yield {elems[name]: value for name, value in {"progress_bar": hidden, **values}.items()}
         try:
             run.process.communicate(timeout=POLL)
         except subprocess.TimeoutExpired:
             continue
         settle(runner, run, module)
     assert run.ending is not None
-    yield {output_box: run.ending.body, progress_bar: module.gr.Slider(visible=False)}
+    yield {elems["output_box"]: run.ending.body, elems["progress_bar"]: hidden}
 
 
-def _while_aborting(run: BoardRun, module: ModuleType, aborted: bool) -> str:
+def _while_running(run: BoardRun, module: ModuleType, aborted: bool) -> dict[str, Any]:
+    """Component name -> value. Raises ValueError where LLaMA-Factory's log ends in half a line."""
     if run.abort.asked:
-        return run.abort_text(run.lang)
-    return module.ALERTS["info_aborting"][run.lang] if aborted else ""
+        return {"output_box": run.abort_text(run.lang)}
+    if aborted:
+        return {"output_box": module.ALERTS["info_aborting"][run.lang]}
+    log = run.folder / RUNNING_LOG
+    if log.is_file() and log.stat().st_mtime < run.started - 1.0:  # of an earlier run
+        return {"output_box": text("state_starting", run.lang)}
+    box, progress, info = module.get_trainer_info(run.lang, str(run.folder), run.trains)
+    return {"output_box": box, "progress_bar": progress, **info}
 
 
 def _written(folder: Path) -> tuple[Any, ...]:
     """Changes when LLaMA-Factory's logs of a run do."""
     found = []
-    for name in ("running_log.txt", "trainer_log.jsonl", "swanlab_public_config.json"):
+    for name in (RUNNING_LOG, "trainer_log.jsonl", "swanlab_public_config.json"):
         try:
             status = os.stat(folder / name)
             found.append((status.st_size, status.st_mtime_ns))
@@ -270,7 +272,7 @@ def _finished(run: BoardRun, code: int, module: ModuleType) -> Ending:
 
 
 def _running_log(folder: Path) -> str:
-    log = tail(folder / "running_log.txt", SHOWN_LOG)
+    log = tail(folder / RUNNING_LOG, SHOWN_LOG)
     return fenced(log) if log else ""
 
 
