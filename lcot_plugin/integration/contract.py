@@ -2,7 +2,7 @@
 
 In:  the imported llamafactory, and the metadata of the installed distributions.
 Out: `check_version` and `check_module` stop a seam before it half-works; `faults_of_run` and `requirement_problems` are
-     sentences for the log and for `lcot doctor`; `PINS` (pins.py) is walked by the contract test, one test per pin.
+     sentences for the log and for `lcot doctor`; `PINS` is walked by the contract test, one test per pin.
 
 A pin is checked against the unpatched module. At run time the pins of a module are checked just before its seam is
 applied, so they cost one `inspect.signature` each; the pins of other modules are checked by the tests.
@@ -16,7 +16,8 @@ from importlib import import_module, metadata
 from types import ModuleType
 
 from lcot_plugin.errors import UnsupportedVersionError
-from lcot_plugin.integration.pins import PINS
+from lcot_plugin.integration.board_pins import BOARD_PINS
+from lcot_plugin.integration.pins import PINS as OTHER_PINS
 
 REQUIREMENTS: dict[str, str] = {
     "llamafactory": ">=0.9.5,<0.10",
@@ -116,7 +117,10 @@ def _remedy(name: str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Internals of LLaMA-Factory: pins.py
+# Internals of LLaMA-Factory: pins.py, board_pins.py
+
+PINS = (*OTHER_PINS, *BOARD_PINS)
+"""Everything of LLaMA-Factory that the plugin touches without its being public."""
 
 
 def violations(module: ModuleType) -> list[str]:

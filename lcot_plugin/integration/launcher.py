@@ -1,10 +1,15 @@
-"""Seam: `llamafactory.launcher`. A signal to `llamafactory-cli train` reaches the processes that train.
+"""Seam: `llamafactory.launcher`. A signal to `llamafactory-cli train` reaches the processes that train, and so do its
+arguments.
 
 With several devices the launcher waits for torchrun in `subprocess.run`. A SIGTERM, which a scheduler or `docker stop`
 sends to that one process, ends it alone: torchrun and the training go on without anybody, until they are killed without
 a checkpoint. Here it is passed on. torchrun itself kills its processes 30 seconds after it was asked to end them, which
 is less than an optimizer step may take: it is given longer, where its version listens. Can go when the launcher
 replaces its process by torchrun's.
+
+The launcher also joins torchrun's command and its own arguments by blanks and splits them again, so
+`--default_system "Think first"` would arrive as two words, and an empty argument not at all. They are put back as they
+were given.
 """
 
 from __future__ import annotations
@@ -24,17 +29,32 @@ SHUTDOWN_TIMEOUT = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 
 def apply(module: ModuleType) -> None:
     """Has the launcher start torchrun by `run_forwarding`."""
-    module.subprocess = _Subprocess()
+    module.subprocess = _Subprocess(module)
 
 
 class _Subprocess:
     """The standard module with another `run`."""
 
+    def __init__(self, launcher: ModuleType) -> None:
+        self._launcher = launcher
+
     def __getattr__(self, name: str) -> Any:
         return getattr(subprocess, name)
 
-    def run(self, *arguments: Any, **options: Any) -> Any:
-        return run_forwarding(*arguments, **options)
+    def run(self, command: Sequence[str], *arguments: Any, **options: Any) -> Any:
+        given = [str(self._launcher.__file__), *sys.argv[1:]]
+        return run_forwarding(with_arguments(command, given), *arguments, **options)
+
+
+def with_arguments(command: Sequence[str], given: Sequence[str]) -> list[str]:
+    """A command that ends in `given`, joined by blanks and split, with `given` as it is; another one unchanged.
+
+    Example: `torchrun train.py --default_system Think first` with `train.py`, `--default_system`, `Think first`.
+    """
+    words = " ".join(given).split()
+    if list(command[len(command) - len(words) :]) != words:
+        return list(command)
+    return [*command[: len(command) - len(words)], *given]
 
 
 def run_forwarding(

@@ -460,24 +460,15 @@ PINS: tuple[Pin, ...] = (
         "asks it which tokens stand for images",
         parameters="model_args",
     ),
-    # integration/webui.py
-    Pin("webui.runner", "TRAINING_STAGES", "integration/webui.py", "adds the stage to it"),
-    Pin(
-        "webui.runner",
-        "Runner._parse_train_args",
-        "integration/webui.py",
-        "gives the stage its arguments",
-        parameters="self data",
-        calls="TRAINING_STAGES[",
-    ),
     # cli.py
     Pin(
         "launcher",
         "launch",
         "integration/launcher.py",
-        "starts torchrun in its place, cli.py with integration/worker.py instead of the launcher's own file",
+        "starts torchrun in its place, cli.py with integration/worker.py instead of the launcher's own file, and gives "
+        "its processes the arguments as they are",
         parameters="",
-        calls=("file_name=__file__", "subprocess.run("),
+        calls=("file_name=__file__", 'args=" ".join(sys.argv[1:])', "{file_name} {args}", "subprocess.run("),
     ),
 )
-"""Everything of LLaMA-Factory that the plugin touches without its being public."""
+"""What the plugin touches of LLaMA-Factory without its being public; LLaMA Board's are `board_pins.BOARD_PINS`."""

@@ -15,7 +15,8 @@ import pytest
 
 from lcot_plugin.errors import UnsupportedVersionError
 from lcot_plugin.integration import contract, stage
-from lcot_plugin.integration.pins import PINS, Pin, appended_callbacks
+from lcot_plugin.integration.contract import PINS
+from lcot_plugin.integration.pins import Pin, appended_callbacks
 
 ROOT = Path(__file__).resolve().parents[2]
 

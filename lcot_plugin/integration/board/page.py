@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import gradio as gr
 
@@ -24,6 +25,8 @@ from lcot_plugin.integration.board import data_preview, live, panels, texts, vie
 
 DEMO_MODEL = "lcot-demo-Qwen2.5-VL-1M"
 """The embedded model in the Board's list."""
+LOADED_STAGE = "lcot_loaded_stage"
+"""Attribute of the Board's runner: the stage of the configuration that it has loaded last, until the page has it."""
 ROLLOUTS_TAB = "Rollouts"
 
 
@@ -41,6 +44,9 @@ def apply(module: ModuleType) -> None:
     def footer() -> dict[str, Any]:
         # The footer is built behind the last tab: what is a tab here stands beside the others.
         engine = engines.pop()
+        for tab in ("train", "eval"):
+            folder = engine.manager.get_elem_by_id(f"{tab}.dataset_dir")
+            folder.value = panels.default_dataset_dir(folder.value)
         if not engine.demo_mode:
             with gr.Tab(ROLLOUTS_TAB):
                 engine.manager.add_elems("rollouts", viewer.create_viewer_tab(engine))
@@ -69,15 +75,17 @@ def add_demo_model() -> None:
 
 def compose_train_tab(engine: Any, create_train_tab: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
     """Builds the tab in the current Blocks; the Board's own components and ours, by name."""
+    from llamafactory.webui.components import train
+
     tab = gr.context.Context.block
     made = panels.create_panels()
     manager = engine.manager
     inputs = manager.get_base_elems() | made.inputs
-    manager.get_base_elems = lambda: inputs  # which create_train_tab completes
-    try:
+    with (
+        mock.patch.object(manager, "get_base_elems", lambda: inputs),  # which create_train_tab completes
+        mock.patch.object(train, "change_stage", keep_what_is_loaded(engine, train.change_stage)),
+    ):
         board = create_train_tab(engine)
-    finally:
-        del manager.get_base_elems
     manager.add_elems("train", {**board, **made.components})  # what follows may ask the manager for them
     panels.connect(engine, made)
     records = data_preview.create_data_preview(engine, inputs)
@@ -89,6 +97,24 @@ def compose_train_tab(engine: Any, create_train_tab: Callable[[Any], dict[str, A
         view = live.create_live_view(engine, manager.get_elem_by_id("top.lang"))
         place(tab, view["live_box"], after=board["start_btn"])
     return {**board, **made.components, **records, **view}
+
+
+def keep_what_is_loaded(engine: Any, change_stage: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`change_stage`, which empties the choice of data sets, except where a file or a running training set the stage.
+
+    gradio tells a component's change by an event of the same kind, whoever changed it: a configuration of another stage
+    would come back without its data sets.
+    """
+
+    def changed(training_stage: str) -> Any:
+        runner, stage = engine.runner, engine.manager.get_elem_by_id("train.training_stage")
+        loaded = runner.__dict__.pop(LOADED_STAGE, None)
+        running = (runner.running_data or {}).get(stage) if runner.running else None
+        if training_stage in (loaded, running):
+            return gr.skip(), gr.skip()
+        return change_stage(training_stage)
+
+    return changed
 
 
 def place(tab: Any, box: Any, *, before: Any = None, after: Any = None) -> None:
