@@ -48,8 +48,8 @@ class RunWatcher(Protocol):
     """Is told where a run stands, for whoever looks at it from outside; on every process."""
 
     def phase(self, name: str | None, total: int | None = None) -> None:
-        """A part of a step begins: `rollout`, `score`, `prepare`, `update`, as the metrics `time/...` name them, or
-        `evaluation`; None: nothing that has a name. `total`: of what `advance` counts."""
+        """A part of the run begins: `rollout`, `score`, `prepare`, `update`, as the metrics `time/...` name them,
+        `evaluation`, or while it loads `data`, `model`, `engine`; None: nothing that has a name. `total`: of what `advance` counts."""
         ...
 
     def advance(self, number: int = 1) -> None:

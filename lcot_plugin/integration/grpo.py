@@ -64,15 +64,18 @@ def run_grpo(
         tokenizer = tokenizer_module["tokenizer"]
         check_template(tokenizer, model_args, data_args)
         template = get_template_and_fix_tokenizer(tokenizer, data_args)
+        files.phase("data")
         dataset_module = get_dataset(template, model_args, data_args, training_args, stage="grpo", **tokenizer_module)
         if training_args.do_train:
             train_dataset = dataset_module["train_dataset"]
             dataset_module["train_dataset"] = filter_by_pass_rate(train_dataset, finetuning_args, logger.info_rank0)
+        files.phase("model")
         model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
         ref_model = None
         if training_args.do_train and finetuning_args.grpo_beta:
             ref_model = create_ref_model(model_args, finetuning_args)
 
+        files.phase("engine")
         parts = make_parts(run, model, template, tokenizer_module, plan, scorer, stack)
         parts.watcher = files
         trainer = GrpoTrainer(

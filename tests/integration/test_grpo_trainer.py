@@ -1,5 +1,6 @@
 """What an evaluation writes and sends."""
 
+import errno
 import json
 import pickle
 from types import SimpleNamespace
@@ -11,7 +12,8 @@ from PIL import Image
 from lcot_plugin.evaluate.evaluator import ProblemResult, evaluation_metrics
 from lcot_plugin.integration.grpo_trainer import BEST, GrpoTrainer, _TakeBackEvalCompletions, light
 from lcot_plugin.policy.trainer import GrpoTrainerMixin
-from lcot_plugin.report.completions import completion_line
+from lcot_plugin.report.completions import CompletionsLog, completion_line
+from lcot_plugin.survival.faults import FaultCounts
 from lcot_plugin.types import Completion, Ending, Outcome, PromptRecord, Score, Verdict
 
 
@@ -42,7 +44,8 @@ def test_what_is_sent_is_small_and_says_the_same():
 def evaluated(tmp_path):
     """`evaluated(step)` writes one evaluation at a step and gives the steps in the file afterwards."""
     trainer = GrpoTrainer.__new__(GrpoTrainer)
-    trainer.args = SimpleNamespace(output_dir=str(tmp_path))
+    trainer.args, trainer.faults = SimpleNamespace(output_dir=str(tmp_path)), FaultCounts()
+    trainer.parts = SimpleNamespace(completion_line=completion_line, warn=print)
 
     def evaluate(step, prefix="eval"):
         trainer.state = SimpleNamespace(global_step=step)
@@ -51,6 +54,28 @@ def evaluated(tmp_path):
         return [(line["step"], line["sample"]) for line in map(json.loads, lines)]
 
     return evaluate
+
+
+def test_a_full_disk_costs_the_lines_of_an_evaluation_and_not_the_run(evaluated, tmp_path, monkeypatch):
+    evaluated(5)
+
+    def full(self, lines):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(CompletionsLog, "write", full)
+    assert evaluated(10) == [(5, "greedy"), (5, 1)]
+
+
+def test_problems_of_an_evaluation_are_groups(evaluated, tmp_path):
+    evaluated(5)
+    lines = [json.loads(line) for line in (tmp_path / "eval_completions.jsonl").read_text().splitlines()]
+    assert [(line["group"], line["sample"]) for line in lines] == [(0, "greedy"), (0, 1)]
+
+
+def test_log_probabilities_are_sent_only_where_they_are_logged():
+    result = problem_result()
+    assert light(result).completions[0].sampler_logps == []
+    assert light(result, with_log_probs=True).completions == result.completions
 
 
 def begin(folder, step):
