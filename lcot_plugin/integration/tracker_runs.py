@@ -6,7 +6,8 @@ tracker's own; trackers.py guards against all of them.
 
 Each class works around what its callback in transformers 5 does not do:
 
-    wandb        a resumed run is a new one, unless WANDB_RUN_ID is set before anything has touched wandb
+    wandb        a resumed run is a new one, unless WANDB_RUN_ID is set before anything has touched wandb; for
+                 LLaMA-Factory's reporter, arguments that have changed meanwhile are an error
     tensorboard  a resumed run writes into a new folder; the steps after the checkpoint stay beside those made again
     trackio      a resumed run without a `run_name` is a new one; its run is closed before the last evaluation logs
     swanlab      swanlab 0.10 raises where the callback asks whether there is a run and expects None
@@ -229,13 +230,29 @@ class SwanLabTracker(Tracker):
         )
 
 
+class ArgumentsReporter(Tracker):
+    """LLaMA-Factory's ReporterCallback: it sends all arguments to wandb, Trackio and SwanLab. To a wandb run that goes
+    on it could send none that differ from those that the run has begun with."""
+
+    ARGUMENTS = ("model_args", "data_args", "finetuning_args", "generating_args")
+
+    @contextmanager
+    def beginning(self, args: Any, saved: Saved | None) -> Iterator[None]:
+        wandb = sys.modules.get("wandb")
+        if "wandb" in args.report_to and wandb is not None and wandb.run is not None:
+            told = {name: getattr(self.callback, name).to_dict() for name in self.ARGUMENTS}
+            wandb.config.update(told, allow_val_change=True)
+        yield
+
+
 KINDS: dict[str, type[Tracker]] = {
     "WandbCallback": WandbTracker,
     "TensorBoardCallback": TensorBoardTracker,
     "TrackioCallback": TrackioTracker,
     "SwanLabCallback": SwanLabTracker,
+    "ReporterCallback": ArgumentsReporter,
 }
-"""By the name of the callback's class, transformers' or the tracker's own."""
+"""By the name of the callback's class: transformers', the tracker's own or LLaMA-Factory's."""
 
 
 def _is_transformers(callback: Any) -> bool:

@@ -76,6 +76,8 @@ class GuardedTracker:
                 return self.tracker.end(call)
             return call()
         self.works = self.shows = False
+        if self.tracker.name in (getattr(args, "report_to", None) or ()):
+            args.report_to.remove(self.tracker.name)  # LLaMA-Factory's own reporter would go on with it
         return None
 
     def _begin(self, call: Callable[[], Any], args: Any, state: Any) -> Any:
@@ -218,7 +220,8 @@ def follow_trackers(trainer: Any) -> Iterator[Trackers]:
 
 
 def find_trackers(callbacks: Iterable[Any]) -> list[Tracker]:
-    """Those among a trainer's callbacks that report to a tracker: transformers' own, and SwanLab's."""
+    """Those among a trainer's callbacks that report to a tracker: transformers' own, SwanLab's, and LLaMA-Factory's,
+    which sends the arguments to wandb, Trackio and SwanLab."""
     reporters = {kind: name for name, kind in INTEGRATION_TO_CALLBACK.items()}
     found: list[Tracker] = []
     for callback in callbacks:
@@ -233,6 +236,6 @@ def find_trackers(callbacks: Iterable[Any]) -> list[Tracker]:
 
 
 def _class_name(classes: Sequence[type]) -> str:
-    """`swanlab` of the class SwanLabCallback."""
+    """`swanlab` of the class SwanLabCallback, `reporter` of LLaMA-Factory's."""
     kind = next(kind for kind in classes if kind.__name__ in KINDS)
     return kind.__name__.removesuffix("Callback").lower()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 from transformers.integrations import TensorBoardCallback
 
 from lcot_plugin.integration.tracker_runs import (
+    ArgumentsReporter,
     SwanLabTracker,
     TensorBoardTracker,
     Tracker,
@@ -59,6 +61,7 @@ class StandInWandb(ModuleType):
         self.run: Any = None
         self.logged: list[dict[str, Any]] = []
         self.inits: list[dict[str, Any]] = []
+        self.told: dict[str, Any] = {}
 
     def init(self, **options: Any) -> None:
         assert set(options) <= {"project", "id", "resume", "name", "entity"}
@@ -68,6 +71,15 @@ class StandInWandb(ModuleType):
     def Table(self, columns: list[str], data: list[list[Any]]) -> Any:
         assert all(len(row) == len(columns) for row in data)
         return SimpleNamespace(columns=columns, data=data)
+
+    @property
+    def config(self) -> Any:
+        return SimpleNamespace(update=self.update)
+
+    def update(self, values: dict[str, Any], allow_val_change: bool = False) -> None:
+        if not allow_val_change and any(self.told.get(key, value) != value for key, value in values.items()):
+            raise ValueError("Attempted to change value of key")  # its ConfigError
+        self.told |= values
 
     def log(self, values: dict[str, Any]) -> None:
         assert self.run is not None, "You must call wandb.init() before wandb.log()"
@@ -112,6 +124,25 @@ def test_a_run_that_the_user_has_chosen_is_left_alone(wandb: StandInWandb, monke
     monkeypatch.setenv("WANDB_RUN_ID", "mine")
     with WandbTracker(SimpleNamespace(_wandb=wandb), "wandb").beginning(ARGS, {"id": "a", "project": "b", "step": 1}):
         assert wandb.inits == []
+
+
+def test_llamafactory_may_tell_other_arguments(wandb: StandInWandb, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llamafactory.train.callbacks import ReporterCallback
+
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setenv("WANDB_PROJECT", "lcot")
+    state, args = SimpleNamespace(is_world_process_zero=True), SimpleNamespace(report_to=["wandb"])
+    wandb.init(project="lcot")
+    for epsilon in (0.2, 0.3):
+        plain: Any = SimpleNamespace(to_dict=dict)
+        finetuning: Any = SimpleNamespace(use_swanlab=False, to_dict=partial(dict, grpo_epsilon=epsilon))
+        callback = ReporterCallback(plain, plain, finetuning, plain)
+        with ArgumentsReporter(callback, "reporter").beginning(args, None):
+            callback.on_train_begin(args, state, None)
+        assert wandb.told["finetuning_args"] == {"grpo_epsilon": epsilon}
+    wandb.run = None
+    with ArgumentsReporter(callback, "reporter").beginning(SimpleNamespace(report_to=["wandb"]), None):
+        pass  # a run that wandb has refused
 
 
 # TensorBoard

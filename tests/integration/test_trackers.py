@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from llamafactory.train.callbacks import ReporterCallback
 from matplotlib import pyplot
 from transformers import TrainerCallback
 from transformers.integrations import CometCallback, TensorBoardCallback
@@ -122,6 +123,13 @@ def test_a_tracker_that_works_is_called_as_before(tmp_path: Path) -> None:
     assert callback.on_step_end(None, STATE, None) is None
     assert callback.on_train_end(None, STATE, None) == "control of on_train_end"
     assert said == [] and tracker.works
+
+
+def test_llamafactorys_reporter_does_not_go_on_with_a_tracker_that_failed(tmp_path: Path) -> None:
+    args = SimpleNamespace(report_to=["tensorboard", "showing"])
+    guarded(callback := Reporter("on_train_begin"), tmp_path)
+    callback.on_train_begin(args, STATE, None)
+    assert args.report_to == ["tensorboard"]
 
 
 @pytest.mark.parametrize("event", ["on_train_begin", "on_log", "on_train_end"])
@@ -297,10 +305,12 @@ def test_trackers_are_found_among_callbacks() -> None:
 
     comet = CometCallback.__new__(CometCallback)
     tensorboard = TensorBoardCallback()
-    found = find_trackers([TrainerCallback(), tensorboard, comet, Extension()])
-    assert [(tracker.name, tracker.shows_tables) for tracker in found] == [
+    reporter = ReporterCallback.__new__(ReporterCallback)
+    found = find_trackers([TrainerCallback(), tensorboard, comet, Extension(), reporter])
+    assert [(tracker.name, tracker.shows_tables) for tracker in found[:3]] == [
         *(("tensorboard", True), ("comet_ml", False), ("swanlab", True)),
     ]
+    assert [tracker.callback for tracker in found[3:]] == [reporter]
     assert isinstance(found[0], TensorBoardTracker) and found[0].callback is tensorboard
 
 
