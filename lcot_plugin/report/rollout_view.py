@@ -33,7 +33,7 @@ MARKS = {
     Outcome.MISMATCHED.value: "\u2717",
     Outcome.UNPARSABLE.value: "?",
     Outcome.GOLD_UNPARSABLE.value: "!",
-    Outcome.TIMED_OUT.value: "\u29d6",
+    Outcome.TIMED_OUT.value: "\u2026",
     NOT_JUDGED: "\u00b7",
 }
 
