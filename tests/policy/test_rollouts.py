@@ -10,7 +10,9 @@ from rank_threads import run_ranks
 from lcot_plugin.arguments import BatchPlan, GrpoArguments
 from lcot_plugin.policy import rollouts
 from lcot_plugin.policy.metrics import MetricSums
-from lcot_plugin.policy.rollouts import NO_PLACE, RolloutMaker
+from lcot_plugin.policy.rollouts import NO_PLACE, RolloutMaker, numbered_groups, rollout_lines
+from lcot_plugin.protocols import NoWatcher
+from lcot_plugin.report.completions import completion_line
 from lcot_plugin.types import Completion, EncodedPrompt, Ending, PromptRecord, RolloutGroup, SamplingParams, Score
 
 G = 2
@@ -30,6 +32,19 @@ class Engine:
             groups.append(RolloutGroup(prompt, completions))
             progress(G, 2 * G)
         return groups
+
+
+class Watcher(NoWatcher):
+    """Notes what it is told."""
+
+    def __init__(self):
+        self.phases, self.num_done = [], 0
+
+    def phase(self, name, total=None):
+        self.phases.append((name, total))
+
+    def advance(self, number=1):
+        self.num_done += number
 
 
 @pytest.fixture
@@ -64,10 +79,11 @@ def roll_out(monkeypatch):
                 rank=rank,
                 prompts=lambda indices: [records[index] for index in indices],
                 num_prompts=num_prompts,
+                watcher=Watcher(),
             )
             mine = block[rank * per_rank : (rank + 1) * per_rank]
             scored, lost = maker(None, [(index, records[index]) for index in mine], seed=0, step=5)
-            return SimpleNamespace(scored=scored, lost=lost, counts=maker.counts, slots=maker.engine.slots)
+            return SimpleNamespace(scored=scored, lost=lost, counts=maker.counts, slots=maker.engine.slots, maker=maker)
 
         local, gathers = threading.local(), {}
         monkeypatch.setattr(rollouts, "gather_object", lambda mine: gathers[local.rank](mine))
@@ -136,3 +152,25 @@ def test_rewards_that_are_normalised_one_by_one(roll_out):
     broken = RolloutGroup(replace(group.prompt, usable=False), [])
     maker.arguments = replace(maker.arguments, grpo_reward_weights=None)
     assert not maker._differs(broken, scores), "a group that cannot be trained on"
+
+
+def test_who_looks_is_told_of_each_round(roll_out):
+    (result,) = roll_out(1, {1, 3}, [0, 1, 2, 3], grpo_dynamic_sampling=True, grpo_dynamic_sampling_rounds=1)
+    watcher = result.maker.watcher
+    assert watcher.phases[:2] == [("rollout", 4 * G), ("score", None)]
+    assert [name for name, _ in watcher.phases[2:]] == ["rollout", "score"]
+    assert watcher.num_done == len(result.slots) * G == 4 * G + watcher.phases[2][1]
+
+
+def test_lines_of_a_group_stand_together_and_have_its_number(roll_out):
+    """Those of lost groups come last, without an advantage."""
+    results = roll_out(2, {1, 3}, [0, 1, 2, 3], grpo_dynamic_sampling=True)
+    advantages = {place: [0.5, -0.5] for place in range(4)}
+    shares = [rollout_lines(completion_line, r.scored, r.lost, advantages, step=5) for r in results]
+    lines = numbered_groups([line for share in shares for line in share])
+    num_groups = sum(len(r.scored) + len(r.lost) for r in results)
+    assert [(line["group"], line["sample"]) for line in lines] == [(g, n) for g in range(num_groups) for n in range(G)]
+    assert {line["step"] for line in lines} == {5} and list(lines[0])[:3] == ["step", "group", "sample"]
+    lost = [line["record"] for share in shares for line in share if line["advantage"] is None]
+    assert sorted(lost) == sorted(g.group.prompt.record.record for r in results for g in r.lost for _ in range(G))
+    assert lost, "the case has some"

@@ -1,11 +1,21 @@
+import io
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lcot_plugin.report.completions import COMPLETIONS_FILE, CompletionsLog, completion_line, image_name
+from lcot_plugin.report.completion_images import CompletionImages
+from lcot_plugin.report.completions import (
+    COMPLETIONS_FILE,
+    CompletionLines,
+    CompletionsLog,
+    completion_line,
+    image_name,
+)
+from lcot_plugin.report.token_trace import TokenTracer, decode
 from lcot_plugin.types import Completion, Ending, Outcome, PromptRecord, Score, Verdict
 
 RECORD = PromptRecord([1, 2, 3], ["images/a.png"], "How many?", "3", "problems", 17)
@@ -128,3 +138,35 @@ def test_a_line_that_was_cut_short_is_dropped(log):
 def test_a_run_that_wrote_nothing(log):
     log.drop_from_step(0)
     assert not log.path.exists()
+
+
+# --- what a run keeps beside the text ---------------------------------------------------------------------------------
+
+
+def embedded():
+    buffer = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(buffer, format="PNG")
+    return {"bytes": buffer.getvalue(), "path": "hub/a.png"}
+
+
+def test_pictures_of_the_data_set_are_kept_and_named(tmp_path):
+    lines = CompletionLines(CompletionImages(tmp_path))
+    record = replace(RECORD, images=["b.png", embedded()])
+    first, second = (lines(record, COMPLETION, SCORE, step=4, sample=number, advantage=0.7) for number in range(2))
+    assert first["images"] == second["images"]
+    assert first["images"][0] == "b.png" and (tmp_path / first["images"][1]).read_bytes() == embedded()["bytes"]
+    plain = completion_line(replace(RECORD, images=["b.png"]), COMPLETION, SCORE, advantage=0.7, step=4, sample=0)
+    assert {**first, "images": None} == {**plain, "images": None}, "nothing else differs"
+
+
+def test_without_room_a_picture_keeps_the_name_that_it_has(tmp_path):
+    (tmp_path / "completion_images").write_text("in the way")
+    lines = CompletionLines(CompletionImages(tmp_path, lambda text: None))
+    assert lines(replace(RECORD, images=[embedded()]), COMPLETION, SCORE)["images"] == ["hub/a.png"]
+
+
+def test_log_probabilities_are_kept_where_they_are_asked_for():
+    tracer = TokenTracer(lambda token_ids: "".join({5: "\\boxed", 6: "{3}"}[token_id] for token_id in token_ids))
+    assert "trace" not in CompletionLines()(RECORD, COMPLETION, SCORE)
+    trace = decode(CompletionLines(traces=tracer)(RECORD, COMPLETION, SCORE)["trace"])
+    assert trace.lengths == [6, 3] and trace.log_probs == pytest.approx([-0.1, -0.2], abs=1 / 16)
