@@ -130,6 +130,6 @@ CONTROLS = {
 
 ALERTS = {
     "cannot_run": "This cannot run:",
-    "extra_no_dictionary": 'Extra arguments must be a JSON object such as {"optim": "adamw_torch"}.',
+    "extra_no_dictionary": 'Extra arguments must be a JSON object such as {{"optim": "adamw_torch"}}.',
     "extra_wins": "{key}: the extra arguments say {wins}, which is used; the control says {loses}.",
 }

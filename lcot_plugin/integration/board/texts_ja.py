@@ -118,6 +118,6 @@ CONTROLS = {
 
 ALERTS = {
     "cannot_run": "この設定では実行できません:",
-    "extra_no_dictionary": '追加引数は {"optim": "adamw_torch"} のような JSON オブジェクトにしてください。',
+    "extra_no_dictionary": '追加引数は {{"optim": "adamw_torch"}} のような JSON オブジェクトにしてください。',
     "extra_wins": "{key}: 追加引数の {wins} を使います。コントロールの {loses} は使われません。",
 }

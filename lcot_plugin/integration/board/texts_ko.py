@@ -121,6 +121,6 @@ CONTROLS = {
 
 ALERTS = {
     "cannot_run": "이 설정으로는 실행할 수 없습니다:",
-    "extra_no_dictionary": '추가 인수는 {"optim": "adamw_torch"} 같은 JSON 객체여야 합니다.',
+    "extra_no_dictionary": '추가 인수는 {{"optim": "adamw_torch"}} 같은 JSON 객체여야 합니다.',
     "extra_wins": "{key}: 컨트롤의 {loses} 대신 추가 인수의 {wins} 을(를) 사용합니다.",
 }

@@ -123,6 +123,6 @@ CONTROLS = {
 
 ALERTS = {
     "cannot_run": "Так запустить нельзя:",
-    "extra_no_dictionary": 'Дополнительные аргументы должны быть объектом JSON, например {"optim": "adamw_torch"}.',
+    "extra_no_dictionary": 'Дополнительные аргументы должны быть объектом JSON, например {{"optim": "adamw_torch"}}.',
     "extra_wins": "{key}: действует {wins} из дополнительных аргументов, а не {loses} из поля.",
 }

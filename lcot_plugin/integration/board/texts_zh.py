@@ -102,6 +102,6 @@ CONTROLS = {
 
 ALERTS = {
     "cannot_run": "无法以此设置运行：",
-    "extra_no_dictionary": '额外参数必须是 JSON 对象，例如 {"optim": "adamw_torch"}。',
+    "extra_no_dictionary": '额外参数必须是 JSON 对象，例如 {{"optim": "adamw_torch"}}。',
     "extra_wins": "{key}：采用额外参数中的 {wins}，而非控件中的 {loses}。",
 }
