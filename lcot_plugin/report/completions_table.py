@@ -166,6 +166,8 @@ class CompletionsTable:
         if changed:
             self._bounds = self._group_bounds()
             self._found.clear()
+            if not self.num_groups and not self.complete:  # one group that is larger than what was read
+                self.refresh(seconds)
         return changed
 
     @property
@@ -198,7 +200,7 @@ class CompletionsTable:
         sample = columns["sample"]
         new[1:] |= (sample[1:] >= 0) & (sample[1:] <= sample[:-1])
         bounds = np.append(np.flatnonzero(new), num_rows)
-        return bounds if self._index.complete or len(bounds) == 2 else bounds[1:]
+        return bounds if self._index.complete else bounds[1:]
 
     # What there is
 

@@ -177,7 +177,8 @@ def _completion(
 ) -> str:
     outcome = _known(line.get("outcome"), MARKS, NOT_JUDGED)
     ending = line.get("ending")
-    ending_text = escaped(words[ending]) if ending in (Ending.STOPPED, Ending.TRUNCATED) else escaped(ending, 40)
+    ending_class = _known(ending, list(Ending), "other")
+    ending_text = escaped(words[ending] if ending_class != "other" else ending, 40)
     extracted = line.get("extracted")
     facts = [
         (
@@ -188,7 +189,7 @@ def _completion(
         (words["reward"], _value(line.get("reward")), "none"),
         (words["advantage"], _value(line.get("advantage"), signed=True), "not_trained"),
         (words["tokens"], _value(line.get("num_tokens"), whole=True), "none"),
-        (words["ending"], f'<span class="lcot-{escaped(ending, 40)}">{ending_text}</span>' if ending else None, "none"),
+        (words["ending"], f'<span class="lcot-{ending_class}">{ending_text}</span>' if ending else None, "none"),
     ]
     rows = "".join(
         f"<div><dt>{escaped(name)}</dt><dd>"
@@ -316,7 +317,7 @@ def _list_row(number: int, ref: GroupRef, words: Mapping[str, str], href: Callab
     )
     if href is None:
         return f'<li><div class="lcot-row">{body}</div></li>'
-    return f'<li><a class="lcot-row" href="{html.escape(href(number, ref))}">{body}</a></li>'
+    return f'<li><a class="lcot-row" href="{escaped(href(number, ref))}">{body}</a></li>'
 
 
 def _marks(ref: GroupRef, words: Mapping[str, str]) -> str:
