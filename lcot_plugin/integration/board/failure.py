@@ -127,6 +127,12 @@ def printable(text: str, limit: int) -> str:
     return _shortened(_CONTROL.sub("", _ANSI.sub("", text)), limit)
 
 
+def block_quote(text: str) -> str:
+    """`text` as a quotation in Markdown that wraps, whatever it holds."""
+    escaped = re.sub(r"([\\`*_{}\[\]()#+\-.!|<>~$&:/@])", r"\\\1", text)
+    return "\n".join(f"> {line}  " for line in escaped.split("\n"))
+
+
 def fenced(text: str) -> str:
     """`text` as a code block of Markdown, whatever it holds."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)

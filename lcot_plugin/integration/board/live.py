@@ -12,6 +12,7 @@ was loaded again, or a second one, is sent everything.
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -237,8 +238,11 @@ def notes(own: BoardRun | None, progress: dict[str, Any], state: str, lang: str)
         if not said and own.ending is not None and own.ending.failure is None and own.ending.code != 0:
             said = own.ending.headline
         return [said] if said else []
-    pid = progress.get("pid")
-    return [text("live_elsewhere", lang, pid=pid)] if state in LIVING and _is_count(pid) else []
+    pid, host = progress.get("pid"), progress.get("host")
+    if state not in LIVING or not _is_count(pid):
+        return []
+    where = "" if host in (None, socket.gethostname()) else f" ({printable(str(host), 100)})"
+    return [text("live_elsewhere", lang, pid=pid, where=where)]
 
 
 def message_of(own: BoardRun | None, progress: dict[str, Any]) -> str:

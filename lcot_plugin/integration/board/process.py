@@ -33,7 +33,7 @@ from lcot_plugin.integration.board.abort import (
     step_of,
     stops_with_checkpoint,
 )
-from lcot_plugin.integration.board.failure import Failure, explain, fenced, tail
+from lcot_plugin.integration.board.failure import Failure, block_quote, explain, fenced, tail
 from lcot_plugin.integration.board.view_texts import text
 
 STDERR_FILE = "board_stderr.log"
@@ -111,7 +111,7 @@ class LoggedProcess(subprocess.Popen):  # type: ignore[type-arg]
 
 def _beside_python(program: str) -> str:
     """The program of the Board's own environment, which need not be the one on PATH."""
-    beside = Path(sys.executable).with_name(program)
+    beside = Path(sys.executable).parent / program  # an absolute path stays what it is
     return str(beside) if beside.is_file() else program
 
 
@@ -191,7 +191,7 @@ def watch(runner: Any, run: BoardRun, module: ModuleType) -> Iterator[dict[Any, 
     hidden = module.gr.Slider(visible=False)
     shown: Any = None
     while run.ending is None:
-        state = (run.abort.asked, run.abort.killed, _written(run.folder))
+        state = (runner.aborted, run.abort.asked, run.abort.killed, _written(run.folder))
         if state != shown:
             try:
                 values = _while_running(run, module, runner.aborted)
@@ -306,7 +306,7 @@ def _failed(run: BoardRun, code: int, failure: Failure) -> Ending:
     headline = f"{text('fail_title', run.lang)} {first[:300]}"
     parts = [f"**{text('fail_title', run.lang)}** {meaning}"]
     if failure.reason:
-        parts.append(fenced(failure.reason))
+        parts.append(block_quote(failure.reason))
     checkpoint = last_checkpoint(run.folder) if run.trains else None
     if checkpoint is not None:
         parts.append(_where(run, checkpoint))

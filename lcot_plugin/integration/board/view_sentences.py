@@ -59,6 +59,15 @@ SENTENCES: dict[str, tuple[str, str, str, str, str]] = {
         "이 실행은 상태를 기록하지 않았습니다",
         "この実行は状態を記録していません",
     ),
+    "phase_model": ("model", "модель", "模型", "모델", "モデル"),
+    "phase_data": ("data", "данные", "数据", "데이터", "データ"),
+    "phase_engine": (
+        "starting the rollout engine",
+        "запуск движка генерации",
+        "启动生成引擎",
+        "생성 엔진 시작",
+        "生成エンジンを起動中",
+    ),
     "phase_rollout": ("writing completions", "генерация ответов", "生成回答", "응답 생성", "回答を生成中"),
     "phase_score": ("scoring", "подсчёт наград", "计算奖励", "보상 계산", "報酬を計算中"),
     "phase_prepare": ("preparing the update", "подготовка обновления", "准备更新", "업데이트 준비", "更新を準備中"),
@@ -112,11 +121,12 @@ SENTENCES: dict[str, tuple[str, str, str, str, str]] = {
         "読み込めません：{error}",
     ),
     "live_elsewhere": (
-        "This run was not started here: end it, with a checkpoint, by `kill {pid}` in a shell.",
-        "Этот запуск начат не здесь: завершите его с контрольной точкой командой `kill {pid}`.",
-        "此运行不是在这里启动的：可在命令行中用 `kill {pid}` 结束它并保存检查点。",
-        "여기서 시작한 실행이 아닙니다. 셸에서 `kill {pid}`를 실행하면 체크포인트를 남기고 끝납니다.",
-        "ここで開始した実行ではありません。シェルで `kill {pid}` を実行すると、チェックポイントを残して終わります。",
+        "This run was not started here: end it, with a checkpoint, by `kill {pid}` in a shell{where}.",
+        "Этот запуск начат не здесь: завершите его с контрольной точкой командой `kill {pid}`{where}.",
+        "此运行不是在这里启动的：可在命令行{where}中用 `kill {pid}` 结束它并保存检查点。",
+        "여기서 시작한 실행이 아닙니다. 셸{where}에서 `kill {pid}`를 실행하면 체크포인트를 남기고 끝납니다.",
+        "ここで開始した実行ではありません。シェル{where}で `kill {pid}` を実行すると、"
+        "チェックポイントを残して終わります。",
     ),
     # Abort
     "abort_waiting": (
