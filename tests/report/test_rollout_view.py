@@ -122,7 +122,7 @@ def test_nothing_that_a_model_wrote_acts(tmp_path: Path, tokens: bool) -> None:
     if tokens:
         length = len(values["completion"])
         values["trace"] = encode([1] * length, [-2.0] * length)
-    table = table_of(tmp_path, [completion_line(**values) | {"reward": HOSTILE}] * 2)
+    table = table_of(tmp_path, [completion_line(0, sample, **values) | {"reward": HOSTILE} for sample in range(2)])
     selection = table.select(RolloutQuery())
     shown = group_html(table.group(selection.groups[0]), pictures=PicturePool(tmp_path), anchor='"><script>')
     shown += list_html(selection, href=lambda number, ref: f"#{ref.source}")
@@ -209,7 +209,7 @@ def test_what_got_worse_shows_both_groups(tmp_path: Path) -> None:
     page = Page(shown)
     assert len(page.tags("article")) == 6 and len(page.tags("section")) == 1
     assert "Before step 5" in page.text() and page.text().count("How many?") == 1
-    said = "Mean reward since step 5: 0.25 (rollouts: 1), before: 1 (rollouts: 1)"
+    said = "Mean reward since step 5: 0.25 (of 1), before: 1 (of 1)"
     assert page.text("lcot-worse") == said and said in Page(list_html(selection)).text()
 
 
