@@ -54,7 +54,7 @@ def completion_table(
     shown = [line for group in groups for line in group]
     names = list(dict.fromkeys(name for line in shown for name in line["rewards"]))
     columns = ["step", "source", "record", "sample", PICTURE, "question", "completion", "extracted", "gold", "outcome"]
-    columns += ["ending", "num_tokens", *(f"reward/{name}" for name in names), "reward", "advantage"]
+    columns += [*(f"reward/{name}" for name in names), "reward", "advantage", "ending", "num_tokens"]
     rows: list[list[Any]] = []
     slices = []
     for group in groups:
@@ -63,8 +63,8 @@ def completion_table(
         for line in group:
             row = [line["step"], line["source"], line["record"], str(line["sample"]), picture]
             row += [readable(line[key]) for key in ("question", "completion", "extracted", "gold")]
-            row += [line["outcome"], line["ending"], line["num_tokens"]]
-            rows.append([*row, *(line["rewards"].get(name) for name in names), line["reward"], line["advantage"]])
+            row += [line["outcome"], *(line["rewards"].get(name) for name in names)]
+            rows.append([*row, line["reward"], line["advantage"], line["ending"], line["num_tokens"]])
     return CompletionTable(shown[0]["step"] if shown else 0, columns, rows, slices)
 
 

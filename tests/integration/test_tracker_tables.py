@@ -171,6 +171,6 @@ def test_values_in_the_table_are_text(tmp_path: Path) -> None:
     page = shown("x", extracted="![](x) | </td>\n<b>_c_</b> `d`", source="my_set")
     assert "<img" not in page and "<b>" not in page and "<em>" not in page
     cells = [html.unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", page)]
-    assert cells == ["0", "![](x) | </td> <b>_c_</b> `d`", "matched", "stopped", "5", "1", "", "1", "0.5"]
+    assert cells == ["0", "![](x) | </td> <b>_c_</b> `d`", "matched", "1", "", "1", "0.5", "stopped", "5"]
     assert "my_set, record 7, step 3" in html.unescape(page)
     assert "characters left out" in shown("x", extracted="9" * 300)
