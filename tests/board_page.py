@@ -62,6 +62,12 @@ class Board:
         }
         return data | {self.elem(elem_id): value for elem_id, value in settings.items()}
 
+    def in_language(self, language: str) -> dict[Any, Any]:
+        """The components as they are after the language was chosen."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of LLaMA-Factory's gr.HTML
+            return self.engine.change_lang(language)
+
     def preview(self, **changed: Any) -> str:
         """What the preview writes below the buttons; warnings of the page are not shown."""
         with warnings.catch_warnings():
