@@ -95,7 +95,7 @@ def line_chart(
     xs, ys = [x for x, _ in every], [y for _, y in every]
     across = _Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
     up = _vertical(ys, limits, logarithmic, height)
-    parts = [_grid(across, up, height, x_label)]
+    parts = [_grid(across, up, height, f"{x_label} {number(across.high)}")]
     for mark in marks:
         if across.low <= mark.step <= across.high:
             x = across(mark.step)
@@ -234,7 +234,7 @@ def _grid(across: _Scale, up: _Scale, height: int, x_label: str) -> str:
     end = height - BOTTOM
     for step in steps:
         x = across(step)
-        if x < WIDTH - RIGHT - 34:  # there the axis has its name
+        if x < WIDTH - RIGHT - 6 * len(x_label) - 14:  # there the axis has its name
             anchor = "middle" if x > LEFT + 8 else "start"
             parts.append(f'<text x="{x:.1f}" y="{end + 14}" text-anchor="{anchor}" opacity=".75">{number(step)}</text>')
     parts.append(

@@ -41,17 +41,12 @@ def ranges(rows: Sequence[RangeRow | None], label: str) -> Html:
         line = tag("i", style=f"left:{100 * low:.1f}%;width:{100 * (high - low):.1f}%;background:{row.colour}")
         dot = tag("b", style=f"left:{100 * row.share.value:.1f}%;background:{row.colour}")
         value = join([tag("b", percent(row.share.value)), " ", percents(row.share.interval)])
-        parts += [
-            tag("div", tag("span", class_="key", style=f"background:{row.colour}"), row.name, class_="name"),
-            tag("div", line, dot, class_="range plot", aria_hidden="true"),
-            tag("div", value, tag("span", f" of {row.count}", class_="soft"), class_="value"),
-        ]
-    scale = tag(
-        "div", tag("span", "0%"), tag("span", "50%"), tag("span", "100%"), class_="scale plot", aria_hidden="true"
-    )
-    return tag(
-        "div", *parts, tag("div", class_="name"), scale, tag("div"), class_="ranges", role="group", aria_label=label
-    )
+        name = tag("div", tag("span", class_="key", style=f"background:{row.colour}"), row.name, class_="name")
+        shown = tag("div", value, tag("span", f" of {row.count}", class_="soft"), class_="value")
+        parts.append(tag("div", name, tag("div", line, dot, class_="range", aria_hidden="true"), shown, class_="row"))
+    levels = (tag("span", level) for level in ("0%", "50%", "100%"))
+    scale = tag("div", *levels, class_="scale", aria_hidden="true")
+    return tag("div", *parts, scale, class_="ranges", role="group", aria_label=label)
 
 
 def histogram(columns: Sequence[tuple[str, np.ndarray]], *, title: str, unit: str = "tokens") -> Html:
@@ -90,7 +85,7 @@ def histogram(columns: Sequence[tuple[str, np.ndarray]], *, title: str, unit: st
         )
     marks = [10.0**p * f for p in range(8) for f in (1, 3)] if logarithmic else ticks(edges[0], edges[-1])
     for mark in marks:
-        if edges[0] <= mark <= edges[-1] and x(mark) < WIDTH - RIGHT - 40:
+        if edges[0] <= mark <= edges[-1] and x(mark) < WIDTH - RIGHT - 6 * len(unit) - 12:
             parts.append(
                 f'<text x="{x(mark):.1f}" y="{end + 14}" text-anchor="middle" opacity=".75">{number(mark)}</text>'
             )

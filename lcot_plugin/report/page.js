@@ -6,7 +6,7 @@ for (const figure of document.querySelectorAll("figure.chart")) {
   const reading = document.createElement("div");
   reading.className = "chart-reading";
   reading.setAttribute("aria-live", "polite");
-  figure.querySelector("svg").after(reading);
+  figure.append(reading);
   const drawing = figure.querySelector("svg");
   drawing.setAttribute("tabindex", "0");
   let at = -1;
@@ -16,9 +16,10 @@ for (const figure of document.querySelectorAll("figure.chart")) {
     reading.textContent = at < 0 ? "" : places[at].textContent.split("\n").join(" \u00b7 ");
     if (at >= 0) places[at].style.fill = "rgba(128,128,128,.18)";
   };
-  drawing.addEventListener("pointermove", event => show(places.indexOf(event.target)));
-  drawing.addEventListener("pointerdown", event => show(places.indexOf(event.target)));
-  drawing.addEventListener("pointerleave", event => { if (event.pointerType === "mouse") show(-1); });
+  const touched = event => { if (event.pointerType !== "mouse") show(places.indexOf(event.target)); };
+  drawing.addEventListener("pointermove", touched);
+  drawing.addEventListener("pointerdown", touched);
+  drawing.addEventListener("blur", () => show(-1));
   drawing.addEventListener("keydown", event => {
     const steps = { ArrowLeft: -1, ArrowRight: 1, Home: -places.length, End: places.length }[event.key];
     if (!steps) return;

@@ -39,6 +39,8 @@ class Pair(NamedTuple):
     before: Evaluation
     after: Evaluation
     one_run: bool
+    alternatives: bool
+    """Both runs trained: neither is what the other began as."""
 
     def name(self, evaluation: Evaluation) -> str:
         """How the evaluation is told from the other one."""
@@ -55,11 +57,13 @@ def pairs(subjects: Sequence[Subject]) -> list[Pair]:
     """The first and the last evaluation of each set of problems, the largest set first; of one run where that evaluated
     more than once and is alone, else of the runs in their order, each by its last one."""
     found = []
+    trained = {subject.name for subject in subjects if subject.trained}
     for same in by_set([evaluation for subject in subjects for evaluation in subject.evaluations]):
         last = list({evaluation.run: evaluation for evaluation in same}.values())
         ends = last if len(last) > 1 else same
         if len(ends) > 1:
-            found.append(Pair(ends[0], ends[-1], len(last) == 1))
+            one_run = len(last) == 1
+            found.append(Pair(ends[0], ends[-1], one_run, not one_run and {ends[0].run, ends[-1].run} <= trained))
     return sorted(found, key=lambda pair: -len(pair.after.problems))
 
 
@@ -101,11 +105,20 @@ def _pair(pair: Pair, *, titled: bool) -> list[Html]:
     headings = ("data set", pair.name(pair.before), pair.name(pair.after), "difference, points", "gained / lost", "p")
     return [
         title,
-        tag("p", *_verdict(before, after, difference), class_="answer"),
+        tag("p", *_answer(pair, before, after, difference), class_="answer"),
         paragraph(difference_text(difference), " ", _what(pair.after, after)),
         ranges(rows, "Accuracy before and after, by data set, with 95% intervals"),
         table(headings, lines, label="Accuracy before and after") if len(sources) > 1 else Html(""),
     ]
+
+
+def _answer(pair: Pair, before: Share, after: Share, difference: Difference) -> list[object]:
+    if pair.alternatives:
+        told: list[object] = [f"Accuracy is {percent(before.value)} with {pair.before.run} and "]
+        told += [tag("span", percent(after.value), class_="after"), f" with {pair.after.run}"]
+        beyond = difference.interval.low > 0 or difference.interval.high < 0
+        return told if beyond else [*told, ": no difference beyond chance"]
+    return _verdict(before, after, difference)
 
 
 def _verdict(before: Share, after: Share, difference: Difference) -> list[object]:
@@ -266,12 +279,13 @@ def _nothing_yet(subjects: Sequence[Subject]) -> list[Html]:
 
 
 def _facts(subjects: Sequence[Subject]) -> Html:
-    facts: list[tuple[str, object]] = []
-    if len(subjects) > 1:
-        facts.append(("runs", f"{len(subjects):,}"))
-    else:
-        facts += run_facts(subjects[0])
-    return chips(facts) if facts else Html("")
+    if len(subjects) == 1:
+        return chips(run_facts(subjects[0]))
+    columns = [dict(run_facts(subject)) for subject in subjects]
+    names = list(dict.fromkeys(name for facts in columns for name in facts))
+    rows = [[s.name, *(facts.get(name, "-") for name in names)] for s, facts in zip(subjects, columns, strict=True)]
+    shown = table(("run", *names), rows, label="The runs", words=range(len(names) + 1))
+    return join([tag("h3", "Runs"), shown])
 
 
 def run_facts(subject: Subject) -> list[tuple[str, object]]:

@@ -23,6 +23,8 @@ KINDS = (
     ("newest", "Newest", "the last that were written"),
 )
 """Order, title, what it means."""
+OPEN = ("highest", "lowest")
+"""Orders whose first group is shown open: a page that is all folded tells a reader nothing."""
 PICTURE_SIDE = 480
 """Pixels of a picture's longer side."""
 MAX_CHARS = 24_000
@@ -80,7 +82,7 @@ def _of_subject(subject: Subject, max_rollouts: int, own: Budget, budget: Budget
     weights = reward_weights(subject)
     spent = num_shown = num_left_out = 0
     parts: list[Html] = []
-    for (_, title, meaning), refs in kinds:
+    for (order, title, meaning), refs in kinds:
         groups = []
         for ref in refs:
             shown = _group(table, ref, pool, weights, own.text_bytes - spent, budget)
@@ -89,7 +91,7 @@ def _of_subject(subject: Subject, max_rollouts: int, own: Budget, budget: Budget
                 continue
             spent += len(shown.encode())
             num_shown += 1
-            groups.append(folded(_title(ref), shown, class_="rollout"))
+            groups.append(folded(_title(ref), shown, open_=order in OPEN and not groups, class_="rollout"))
         if groups:
             parts.append(tag("h3", f"{title} ", tag("span", f"- {meaning}", class_="soft note")))
             parts += groups
@@ -144,8 +146,8 @@ def _title(ref: GroupRef) -> Html:
     change = ""
     if ref.since is not None:
         change = f", {ref.since.mean_before:.2g} before step {ref.since.step:,}, {ref.since.mean_after:.2g} since"
-    facts = f"Step {ref.step:,}: {right} of {ref.num_completions} right{reward}{change}. "
-    return join([facts, tag("span", shortened(ref.question, MAX_QUESTION), class_="soft")])
+    facts = tag("b", f"Step {ref.step:,}: {right} of {ref.num_completions} right{reward}{change}.")
+    return join([facts, " ", tag("span", shortened(ref.question, MAX_QUESTION), class_="soft")])
 
 
 def media_folders(subject: Subject) -> list[Path]:
