@@ -245,6 +245,8 @@ class PromptRecord:
     """What of the response the prompt ends with, where the family's template opens the thought: `<think>\\n`."""
     pass_rate: float | None = None
     """Share of a model's completions that were right when it was measured (`lcot data difficulty`); None where not."""
+    problem_id: str = ""
+    """Of the problem that this record is one of several variants of (DynaMath); empty where it is the only one."""
 
 
 @dataclass(frozen=True)
@@ -273,8 +275,7 @@ class Completion:
     text: str
     """Decoded, without the end token."""
     policy_logps: list[float] | None = None
-    """[T] the same under the policy itself, before penalty, top-k, top-p and min-p narrowed the draw; None where
-    nothing did, so that sampler_logps are these."""
+    """[T] the same under the policy itself, before penalty, top-k, top-p, min-p; None where none narrowed the draw."""
     policy_step: int | None = None
     """Optimizer steps that the policy had made when it wrote this; None outside of training."""
 

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from lcot_plugin.evaluate.pass_at_k import sampled_metrics
+from lcot_plugin.evaluate.worst_case import worst_case_metrics
 from lcot_plugin.protocols import CompletionScorer, RolloutEngine
 from lcot_plugin.types import (
     Completion,
@@ -76,8 +77,9 @@ class Evaluator:
 def evaluation_metrics(results: Sequence[ProblemResult]) -> dict[str, float]:
     """Metrics over problems, shares in percent.
 
-    `accuracy` is greedy, with its standard error; `avg@n` and `pass@k` are over the samples. A problem whose gold
-    answer cannot be read is counted in `gold_unparsable` and left out of everything else.
+    `accuracy` is greedy, with its standard error; `avg@n` and `pass@k` are over the samples; `worst_case` is greedy,
+    over problems whose records are variants. A problem whose gold answer cannot be read is counted in
+    `gold_unparsable` and left out of everything else.
     """
     judged = [result for result in results if not _gold_unparsable(result)]
     metrics = {"problems": float(len(results)), "gold_unparsable": float(len(results) - len(judged))}
@@ -90,6 +92,8 @@ def evaluation_metrics(results: Sequence[ProblemResult]) -> dict[str, float]:
     metrics["accuracy_stderr"] = 100 * (share * (1 - share) / len(greedy)) ** 0.5
     if len(correct[0]) > 1:
         metrics |= sampled_metrics([row[1:] for row in correct])
+    ids = (result.record.problem_id for result in judged)
+    metrics |= worst_case_metrics(zip(ids, greedy, strict=True))
     completions = [completion for result in judged for completion in result.completions]
     metrics["truncated"] = 100 * fmean(completion.ending is Ending.TRUNCATED for completion in completions)
     metrics["completion_length"] = fmean(len(completion.token_ids) for completion in completions)

@@ -83,6 +83,7 @@ def record_features() -> dict[str, Any]:
         "_answer_type": text,
         "_match": text,
         "_pass_rate": Value("float64"),
+        "_problem_id": text,
         "_source": text,
         "_file": text,
         "_record": Value("int64"),
@@ -116,7 +117,9 @@ class RecordConverter:
         record = plain(record)
         column = pass_rate_column(record, self.pass_rate_column)
         raw, sample = None, None
+        problem = ""
         try:
+            problem = self._problem_id(record)
             raw = self._read(record)
             read = to_sample(raw, Path(self.media_dir) if self.media_dir else None)
             sample, findings = self._settle(read)
@@ -128,11 +131,20 @@ class RecordConverter:
         return {
             **(self._aligned(sample) if sample else EMPTY_ROW),
             "_pass_rate": as_pass_rate(record.get(column)) if column else None,
+            "_problem_id": problem,
             "_source": self.source,
             "_file": self.file,
             "_record": index,
             "_findings": findings_text(findings, stamps),
         }
+
+    def _problem_id(self, record: dict[str, Any]) -> str:
+        column = self.columns.get("problem_id")
+        if column and column not in record:
+            raise RecordError(
+                RecordFault.MALFORMED, f"column '{column}', which dataset_info.json names for 'problem_id', is not there"
+            )
+        return problem_id(record[column]) if column else ""
 
     def _read(self, record: dict[str, Any]) -> RawRecord:
         if BROKEN_LINE in record:
@@ -214,6 +226,11 @@ def agrees(answer: str, gold: GoldAnswer) -> bool | None:
 
     outcome = shared_verifier().verify_batch([verification_request(boxed(answer), gold)])[0].outcome
     return {Outcome.MATCHED: True, Outcome.MISMATCHED: False}.get(outcome)
+
+
+def problem_id(value: Any) -> str:
+    """A problem's id as text; empty where the record has none."""
+    return "" if value is None else str(value).strip()
 
 
 def findings_text(findings: list[Finding], stamps: Mapping[str, Any] | None = None) -> str:

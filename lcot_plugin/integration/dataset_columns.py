@@ -1,4 +1,4 @@
-"""Seam: `llamafactory.data.parser`. Lets dataset_info.json name the columns of gold answers and pass rates.
+"""Seam: `llamafactory.data.parser`. Lets dataset_info.json name the columns of gold answers, pass rates, problems.
 
     "columns": {"prompt": "problem", "images": "images", "gold": "answer", "pass_rate": "solved"}
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-GOLD_COLUMNS = ("gold", "answer_type", "options", "match", "pass_rate")
+GOLD_COLUMNS = ("gold", "answer_type", "options", "match", "pass_rate", "problem_id")
 
 
 def apply(module: ModuleType) -> None:
@@ -33,6 +33,8 @@ def apply(module: ModuleType) -> None:
         """Column of how to compare, an object: aliases, relative_tolerance... (types.MatchSettings)."""
         pass_rate: str | None = None
         """Column of the share of a model's completions that were right; without it that of `lcot data difficulty`."""
+        problem_id: str | None = None
+        """Column that says which problem a record is a variant of: evaluation then tells the worst case of each."""
         lcot_columns: dict[str, str] = field(default_factory=dict)
         """`columns` for the `lcot_...` formats, which have roles of their own; any of them may have a pass rate."""
 

@@ -15,7 +15,7 @@ from typing import Any
 from lcot_plugin.data.gold import gold_text
 from lcot_plugin.errors import DataError, RewardError
 from lcot_plugin.integration.cache import digest_of, may_use_cache, media_paths
-from lcot_plugin.integration.conversion import aligned_features, as_media, record_features
+from lcot_plugin.integration.conversion import aligned_features, as_media, problem_id, record_features
 from lcot_plugin.integration.dataset_columns import GOLD_COLUMNS
 from lcot_plugin.integration.pass_rates import as_pass_rate, pass_rate_column
 from lcot_plugin.rewards import extract_answer
@@ -25,8 +25,8 @@ from lcot_plugin.rewards.settings import match_settings, read_settings, settings
 def align(original: Any, dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any, stage: str) -> Any:
     """LLaMA-Factory's aligned data set with the columns that name each record.
 
-    In SFT: `_source`, `_file`, `_record`, `_findings`. In GRPO also `_gold`, `_answer_type`, `_match` and
-    `_pass_rate`, and no `_response`, so that sets with and without one can be joined.
+    In SFT: `_source`, `_file`, `_record`, `_findings`. In GRPO also `_gold`, `_answer_type`, `_match`,
+    `_pass_rate` and `_problem_id`, and no `_response`, so that sets with and without one can be joined.
     """
     dataset = undecoded(dataset)
     if stage == "grpo":
@@ -189,6 +189,7 @@ def _extra_columns(
         "_answer_type": str(values["answer_type"] or "auto"),
         "_match": settings_text(settings),
         "_pass_rate": as_pass_rate(values["pass_rate"]),
+        "_problem_id": problem_id(values["problem_id"]),
         "_source": source,
         "_file": file,
         "_record": index,

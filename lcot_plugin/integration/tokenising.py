@@ -35,7 +35,7 @@ from lcot_plugin.types import Finding, Handling, PromptRecord, RecordFault
 RECORD_COLUMNS = ("_source", "_file", "_record", "_findings")
 NUMBERS = {"input_ids": "int32", "attention_mask": "int8", "labels": "int32"}
 """Columns of numbers and their types."""
-PROMPT_TEXTS = ("question", "gold", "answer_type", "match", "source", "opening")
+PROMPT_TEXTS = ("question", "gold", "answer_type", "match", "source", "opening", "problem_id")
 """The fields of a PromptRecord that are text."""
 RECORDS_PER_WORKER = 2000
 """A process takes a second to start; below this many records more of them do not pay."""
@@ -147,6 +147,7 @@ class RecordTokeniser:
             "record": example["_record"],
             "opening": getattr(self.template, "opens_thought", ""),
             "pass_rate": example["_pass_rate"],
+            "problem_id": example.get("_problem_id") or "",
         }
         return row, []
 

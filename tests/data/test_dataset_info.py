@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data.public_sets import PUBLIC_SETS, PublicSet
+from data.public_sets import BENCHMARKS, PUBLIC_SETS, PublicSet
 
 from lcot_plugin.data.formats import PREFIX, get_format
 
 PATH = Path(__file__).resolve().parents[2] / "dataset_info" / "dataset_info.json"
+SETS = PUBLIC_SETS | BENCHMARKS
 ENTRIES: dict[str, dict[str, Any]] = json.loads(PATH.read_text(encoding="utf-8"))
 PUBLIC = {name: entry for name, entry in ENTRIES.items() if not name.startswith("demo_")}
 KEYS = {"hf_hub_url", "hub_id", "file_name", "subset", "split", "folder", "formatting", "columns", "license", "note"}
@@ -38,9 +39,9 @@ def test_entry(name: str) -> None:
         assert not Path(entry["file_name"]).is_absolute()
 
 
-@pytest.mark.parametrize("name", [name for name, data_set in PUBLIC_SETS.items() if data_set.hub_id])
+@pytest.mark.parametrize("name", [name for name, data_set in SETS.items() if data_set.hub_id])
 def test_public_set_has_its_entry(name: str) -> None:
-    data_set = PUBLIC_SETS[name]
+    data_set = SETS[name]
     entry = ENTRIES[data_set.entry_name]
     assert (entry.get("hf_hub_url") or entry["hub_id"]) == data_set.hub_id
     assert entry["formatting"] == data_set.formatting
@@ -48,11 +49,11 @@ def test_public_set_has_its_entry(name: str) -> None:
 
 
 def test_every_entry_has_a_public_set() -> None:
-    covered = {data_set.hub_id for data_set in PUBLIC_SETS.values()}
+    covered = {data_set.hub_id for data_set in SETS.values()}
     assert {entry.get("hf_hub_url") or entry["hub_id"] for entry in PUBLIC.values()} <= covered
 
 
-@pytest.mark.parametrize("data_set", PUBLIC_SETS.values(), ids=lambda data_set: data_set.name)
+@pytest.mark.parametrize("data_set", SETS.values(), ids=lambda data_set: data_set.name)
 def test_plain_entry_names_columns_that_the_file_has(data_set: PublicSet, tmp_path: Path) -> None:
     entry = data_set.write(tmp_path)
     plain = data_set.plain_entry()

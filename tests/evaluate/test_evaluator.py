@@ -92,6 +92,18 @@ def test_accuracy_by_source_where_there_are_several():
     assert not [key for key in evaluation_metrics(results[1:]) if "/" in key]
 
 
+def test_variants_of_problems_have_a_worst_case():
+    """Greedy alone decides, and a variant whose gold answer cannot be read is missing, not wrong."""
+    results = [result(RIGHT, WRONG), result(RIGHT, WRONG), result(RIGHT, RIGHT), result(BAD_GOLD, BAD_GOLD)]
+    for place, problem_id in enumerate(("one", "two", "one", "two")):
+        results[place].record = replace(results[place].record, problem_id=problem_id)
+    metrics = evaluation_metrics(results)
+    assert metrics["worst_case"] == 100.0 and metrics["variants"] == 2.0 and metrics["variants_missing"] == 1.0
+    results[2].scores = [Score({}, None, Verdict(WRONG))] * 2
+    assert evaluation_metrics(results)["worst_case"] == 50.0
+    assert "worst_case" not in evaluation_metrics([result(RIGHT)])
+
+
 # --- running ----------------------------------------------------------------------------------------------------------
 
 

@@ -55,6 +55,7 @@ COMMON_ROLES: dict[str, tuple[str, ...]] = {
     "system": ("system", "system_prompt"),
     "answer_type": (),
     "match": (),
+    "problem_id": (),
     "subset": SUBSET_COLUMNS,
 }
 
