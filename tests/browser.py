@@ -230,12 +230,11 @@ class BoardPage:
         self.wait_for_events()
 
     def wait_for_events(self) -> None:
-        """Until no component shows gradio's mark of an event that is being worked on."""
+        """Until no component waits for the answer to an event; those that a run streams into do not count."""
         from playwright.sync_api import expect
 
-        expect(self.page.locator(".wrap.generating, .wrap.translucent, .wrap.full:not(.hide)")).to_have_count(
-            0, timeout=PATIENCE * 1000
-        )
+        waiting = self.page.locator(".wrap.full:not(.hide):not(.generating)")
+        expect(waiting).to_have_count(0, timeout=PATIENCE * 1000)
 
     def component(self, label: str) -> Locator:
         """The visible component of this label, with all that belongs to it."""
@@ -246,6 +245,10 @@ class BoardPage:
     def input(self, label: str) -> Locator:
         """What is typed into or ticked in the component of this label; of a slider, its number."""
         return self.component(label).locator("input:not([type=range]), textarea").first
+
+    def control(self, name: str) -> Locator:
+        """The box to type into of a component of ours, by its name."""
+        return self.page.locator(f"#lcot_{name}").locator("input:not([type=range]), textarea").first
 
     def value(self, label: str) -> str:
         return self.input(label).input_value()
