@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from lcot_plugin.report.token_view import visible
+
 COLOURS = ("#3d84c6", "#d9722b", "#2f9e6b", "#9a6fd8", "#d6546a", "#8c8a2e", "#2a9fb0", "#8a8f98")
 """Each has a contrast of about 3 and more with white and with near black."""
 WIDTH = 380
@@ -90,7 +92,7 @@ def line_chart(
     notes = [note for line, found in zip(series, points, strict=True) if (note := _left_out(line, found))]
     if not drawn:
         words = " ".join(["nothing to draw.", *notes])
-        return f'<figure class="chart"><figcaption>{_caption(title, unit)}{html.escape(words)}</figcaption></figure>'
+        return f'<figure class="chart"><figcaption>{_caption(title, unit)}{_text(words)}</figcaption></figure>'
     every = [point for _, found in drawn for run in found.runs for point in run]
     xs, ys = [x for x, _ in every], [y for _, y in every]
     across = _Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
@@ -101,7 +103,7 @@ def line_chart(
             x = across(mark.step)
             parts.append(
                 f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{height - BOTTOM}" stroke-dasharray="2 3" '
-                f'stroke="var(--chart-alarm, #d6546a)"><title>step {mark.step:,.0f}: {html.escape(mark.text)}</title>'
+                f'stroke="var(--chart-alarm, #d6546a)"><title>step {mark.step:,.0f}: {_text(mark.text)}</title>'
                 "</line>"
             )
     for index, (line, found) in enumerate(drawn):
@@ -109,10 +111,10 @@ def line_chart(
     parts.append(_readings(drawn, across, unit, height, x_label))
     spoken = "; ".join(f"{line.name}: last {number(found.last)} {unit}".rstrip() for line, found in drawn)
     legend = "".join(_key(line, found, index) for index, (line, found) in enumerate(drawn))
-    shown = f"<small>{html.escape('; '.join(notes))}</small>" if notes else ""
+    shown = f"<small>{_text('; '.join(notes))}</small>" if notes else ""
     return (
         f'<figure class="chart"><figcaption>{_caption(title, unit)}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(f"{title}. {spoken}")}" '
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{_text(f"{title}. {spoken}")}" '
         f'style="display:block;width:100%;height:auto" font-size="11" font-family="inherit" fill="currentColor">'
         f'{"".join(parts)}</svg><div class="chart-legend" style="font-size:.8em;line-height:1.5">{legend}{shown}</div>'
         "</figure>"
@@ -239,7 +241,7 @@ def _grid(across: _Scale, up: _Scale, height: int, x_label: str) -> str:
             parts.append(f'<text x="{x:.1f}" y="{end + 14}" text-anchor="{anchor}" opacity=".75">{number(step)}</text>')
     parts.append(
         f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{end}" y2="{end}" stroke="currentColor" opacity=".35"/>'
-        f'<text x="{WIDTH - RIGHT}" y="{end + 14}" {RIGHT_ALIGN} opacity=".75">{html.escape(x_label)}</text>'
+        f'<text x="{WIDTH - RIGHT}" y="{end + 14}" {RIGHT_ALIGN} opacity=".75">{_text(x_label)}</text>'
     )
     return "".join(parts)
 
@@ -288,7 +290,7 @@ def _readings(drawn: Sequence[tuple[Series, Points]], across: _Scale, unit: str,
         ]
         parts.append(
             f'<rect x="{left:.1f}" y="{TOP}" width="{max(0.5, right - left):.1f}" height="{height - TOP - BOTTOM}">'
-            f"<title>{html.escape(chr(10).join(told))}</title></rect>"
+            f"<title>{_text(chr(10).join(told))}</title></rect>"
         )
     return f'<g fill="transparent" class="chart-readings">{"".join(parts)}</g>'
 
@@ -297,12 +299,17 @@ def _key(line: Series, found: Points, index: int) -> str:
     return (
         f'<span style="margin-right:.9em;display:inline-block"><span aria-hidden="true" style="display:inline-block;'
         f"width:.8em;height:.25em;border-radius:1px;vertical-align:.25em;margin-right:.35em;background:{colour(index)}"
-        f'"></span>{html.escape(line.name)} <b>{number(found.last)}</b></span>'
+        f'"></span>{_text(line.name)} <b>{number(found.last)}</b></span>'
     )
 
 
 def _caption(title: str, unit: str) -> str:
-    return f"<b>{html.escape(title)}</b> " + (f"<span>{html.escape(unit)}</span> " if unit else "")
+    return f"<b>{_text(title)}</b> " + (f"<span>{_text(unit)}</span> " if unit else "")
+
+
+def _text(value: str) -> str:
+    """As HTML text or an attribute's value; a name may hold control characters too."""
+    return html.escape(visible(value))
 
 
 def _left_out(line: Series, found: Points) -> str:

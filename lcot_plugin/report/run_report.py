@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,7 +75,8 @@ def write_report(
         partial.write_bytes(encoded)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise LcotError(f"{path} cannot be written: {error.strerror}. Name another file with -o.") from error
     return Written(path, len(encoded), len(subjects), notes)
 
