@@ -1,7 +1,7 @@
 """completions.jsonl in, columns of what is filtered and sorted by out; texts stay in the file, by byte offset.
 
     completions.jsonl --grow--> CompletionsIndex.columns --> completions_table
-                      <--save, load--> .completions.jsonl.index.arrow beside it
+                      <--save, load--> .completions.jsonl.index.npz beside it
 
 Example, two lines of 1,480 and 1,502 bytes: `offset 0 1480`, `size 1480 1502`, `step 0 0`, `sample 0 1`,
 `reward 1.0 0.0`, `completion 612 598`, `completion_end 1240 1225`: the first completion's JSON text is bytes 612 to
@@ -19,10 +19,12 @@ import os
 import re
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+from zipfile import BadZipFile
 
 import numpy as np
 import orjson
@@ -211,12 +213,10 @@ class CompletionsIndex:
 
     @property
     def saved_path(self) -> Path:
-        return self.path.with_name(f".{self.path.name}.index.arrow")
+        return self.path.with_name(f".{self.path.name}.index.npz")
 
     def _save(self, status: os.stat_result) -> None:
         """Beside the file, at once and whole: several processes may do so. Not at all where the folder is read-only."""
-        import pyarrow as pa
-
         about = {
             "format": FORMAT,
             "size": status.st_size,
@@ -224,13 +224,15 @@ class CompletionsIndex:
             "end": self.end,
             "fingerprint": self._fingerprint,
             "names": self.names,
+            "columns": list(self.columns),
         }
-        table = pa.table(self.columns).replace_schema_metadata({"lcot": json.dumps(about)})
+        # By their places: the name of a reward may be none for a file.
+        columns = {f"column{place}": column for place, column in enumerate(self.columns.values())}
         with suppress(OSError):
             handle, partial = tempfile.mkstemp(dir=self.path.parent, prefix=self.saved_path.name, suffix=".tmp")
             try:
-                with os.fdopen(handle, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-                    writer.write_table(table)
+                with os.fdopen(handle, "wb") as file:
+                    np.savez(file, allow_pickle=False, about=np.frombuffer(orjson.dumps(about), np.uint8), **columns)
                 os.replace(partial, self.saved_path)
             except BaseException:
                 os.unlink(partial)
@@ -239,26 +241,23 @@ class CompletionsIndex:
 
     def _load(self, file: BinaryIO, status: os.stat_result) -> bool:
         """Takes the saved index where it fits the file as it is, or as it was before it grew."""
-        import pyarrow as pa
-
         try:
-            with pa.memory_map(str(self.saved_path)) as source:
-                table = pa.ipc.open_file(source).read_all()
-            about = json.loads(table.schema.metadata[b"lcot"])
-            fits = (
-                about["format"] == FORMAT
-                and about["end"] <= about["size"] <= status.st_size
-                and (about["size"] < status.st_size or about["mtime"] == status.st_mtime_ns)
-                and about["fingerprint"] == _fingerprint(file, about["end"])
-            )
-            if not fits:
-                return False
-            columns = {name: table[name].to_numpy() for name in table.column_names}
-            if {*INTEGERS, *NAMES, REWARD} - columns.keys():
-                return False
+            with self.saved_path.open("rb") as contents, np.load(contents, allow_pickle=False) as saved:
+                about = orjson.loads(saved["about"].tobytes())
+                fits = (
+                    about["format"] == FORMAT
+                    and about["end"] <= about["size"] <= status.st_size
+                    and (about["size"] < status.st_size or about["mtime"] == status.st_mtime_ns)
+                    and about["fingerprint"] == _fingerprint(file, about["end"])
+                )
+                if not fits:
+                    return False
+                columns = {name: saved[f"column{place}"] for place, name in enumerate(about["columns"])}
             names = {name: list(map(str, about["names"][name])) for name in NAMES}
-        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):
+        except (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile, zlib.error):
             return False  # absent, of another version or damaged: it is made anew
+        if {*INTEGERS, *NAMES, REWARD} - columns.keys():
+            return False
         self.columns, self.names = columns, names
         self.start, self.end, self._saved_end = 0, about["end"], about["end"]
         return True

@@ -138,7 +138,7 @@ def test_every_cut_of_a_file_is_read_up_to_its_last_line(path: Path) -> None:
     first = whole.index(b"\n") + 1
     for end in (0, 1, first - 1, first, first + 1, len(whole) - 1, len(whole)):
         path.write_bytes(whole[:end])
-        path.with_name(".completions.jsonl.index.arrow").unlink(missing_ok=True)
+        path.with_name(".completions.jsonl.index.npz").unlink(missing_ok=True)
         assert lines_of(path, index_of(path)) == lines[: whole[:end].count(b"\n")]
 
 
@@ -158,7 +158,7 @@ def test_following_a_file_is_reading_it_at_once(path: Path) -> None:
             file.write(whole[start:end])
         following.grow()
     assert not following.grow()
-    path.with_name(".completions.jsonl.index.arrow").unlink()
+    path.with_name(".completions.jsonl.index.npz").unlink()
     assert_same(following, index_of(path))
     assert lines_of(path, following) == lines
 
@@ -219,10 +219,13 @@ def test_a_saved_index_is_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         without_reading(patch)
         loaded = index_of(path)
     assert_same(loaded, made)
-    append(path, [completion_line(9, source="another")])
+    append(path, [completion_line(9, source="another", rewards={"a": 0.0, "/../b\0": 2.0})] * 3)
     loaded = index_of(path)
-    assert loaded.columns["step"].tolist() == list(range(10))
+    assert loaded.columns["step"].tolist() == [*range(10), 9, 9]
     assert loaded.names["source"] == ["", "problems", "another"]
+    without_reading(monkeypatch)
+    assert index_of(path).columns["reward/a"].tolist() == [1.0] * 9 + [0.0] * 3
+    np.testing.assert_array_equal(index_of(path).columns["reward//../b\0"], [math.nan] * 9 + [2.0] * 3)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -250,7 +253,7 @@ def test_a_saved_index_that_does_not_fit_is_ignored(path: Path, what: str, monke
                 index_of(path)
         case "damaged":
             contents = bytearray(saved.read_bytes())
-            contents[len(contents) // 2 :] = b"\xff" * (len(contents) - len(contents) // 2)
+            contents[len(contents) // 3 : len(contents) // 2] = b"\xff" * (len(contents) // 2 - len(contents) // 3)
             saved.write_bytes(contents)
         case "cut":
             saved.write_bytes(saved.read_bytes()[:-20])
@@ -298,6 +301,6 @@ def test_two_processes_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
-    assert sorted(entry.name for entry in path.parent.iterdir()) == [".completions.jsonl.index.arrow", path.name]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == [".completions.jsonl.index.npz", path.name]
     without_reading(monkeypatch)
     assert len(index_of(path)) == 200

@@ -16,7 +16,7 @@ from lcot_plugin.report.pictures import Picture, PicturePool
 
 def shown(picture: Picture) -> Image.Image:
     kind, _, contents = picture.url.partition(",")
-    assert kind == "data:image/webp;base64"
+    assert kind in ("data:image/jpeg;base64", "data:image/webp;base64")
     return Image.open(io.BytesIO(base64.b64decode(contents))).convert("RGB")
 
 
@@ -32,13 +32,16 @@ def test_scaled_down_with_its_true_size(noise: Path) -> None:
     assert (picture.name, picture.width, picture.height, picture.missing) == ("noise.jpg", 1600, 400, "")
     assert shown(picture).size == (320, 80)
     assert len(picture.url) < 40_000
+    assert picture.url.startswith("data:image/jpeg")  # though it has no more than 256 greys
 
 
 def test_a_small_drawing_is_kept_exactly_and_on_white(tmp_path: Path) -> None:
     image = Image.new("RGBA", (60, 40), (0, 0, 0, 0))
     image.paste((200, 10, 10, 255), (10, 10, 30, 30))
     image.save(tmp_path / "drawing.png")
-    copy = shown(PicturePool(tmp_path).picture("drawing.png"))
+    picture = PicturePool(tmp_path).picture("drawing.png")
+    assert picture.url.startswith("data:image/webp")
+    copy = shown(picture)
     assert (copy.size, copy.getpixel((0, 0)), copy.getpixel((20, 20))) == ((60, 40), (255, 255, 255), (200, 10, 10))
 
 
