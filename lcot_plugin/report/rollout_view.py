@@ -178,7 +178,7 @@ def _completion(
     outcome = _known(line.get("outcome"), MARKS, NOT_JUDGED)
     ending = line.get("ending")
     ending_class = _known(ending, list(Ending), "other")
-    ending_text = escaped(words[ending] if ending_class != "other" else ending, 40)
+    ending_text = escaped(ending if ending_class == "other" else words[ending_class], 40)
     extracted = line.get("extracted")
     facts = [
         (
