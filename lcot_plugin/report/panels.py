@@ -146,7 +146,7 @@ GROUPS = (
     Group(
         "Importance ratios",
         "ratio",
-        (("ratio", "mean"), ("ratio/max", "largest"), ("ratio/min", "smallest")),
+        (("ratio", "mean"), ("ratio/max", "largest"), ("ratio/min", "smallest"), ("inverse_ratio/max", "1 / smallest")),
         "Policy against the one that wrote the completions; exactly 1 with one update per rollout.",
         logarithmic=True,
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -137,6 +138,9 @@ def value_cell(value: Any) -> Html:
 def value_text(value: Any) -> str:
     if isinstance(value, list) and all(isinstance(part, str | int | float) for part in value):
         return listed([str(part) for part in value], 24)
+    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+        counts = Counter(", ".join(f"{key} {inner}" for key, inner in part.items()) for part in value)
+        return "; ".join(f"{number} x {text}" if number > 1 else text for text, number in counts.items())
     if isinstance(value, dict | list | bool) or value is None:
         return json.dumps(value, ensure_ascii=False)
     return str(value)

@@ -300,6 +300,9 @@ def run_facts(subject: Subject) -> list[tuple[str, object]]:
         facts.append(("optimizer steps", f"{subject.last_step:,}{of}"))
     if subject.seconds is not None:
         facts.append(("time", duration(subject.seconds)))
+    remaining = (run.progress or {}).get("remaining_seconds")
+    if run.state == "running" and isinstance(remaining, int | float):
+        facts.append(("time left, about", duration(remaining)))
     if run.completions is not None and subject.answers is not None:
         facts.append(("completions", f"{len(subject.answers) + subject.answers.num_unjudged:,}"))
     for name, key in (("model", "model"), ("fine-tuning", "finetuning_type"), ("template", "template")):
@@ -323,9 +326,9 @@ def _evaluation_table(subjects: Sequence[Subject]) -> Html:
     if not evaluations:
         return Html("")
     several = {evaluation.set_name for evaluation in evaluations} != {evaluations[0].set_name}
+    with_samples = any(evaluation.num_samples for evaluation in evaluations)
     rows: list[list[Any]] = []
     for e in evaluations:
-        sampled, any_right = e.sampled(), e.any_right()
         rows.append(
             [
                 e.run,
@@ -333,20 +336,22 @@ def _evaluation_table(subjects: Sequence[Subject]) -> Html:
                 f"{e.step:,}",
                 f"{len(e.problems):,}",
                 _cell(e.accuracy() if e.is_greedy else None),
-                join([_cell(sampled), f" n = {e.num_samples:,}"]) if sampled else "-",
-                _cell(any_right),
+                *([_sampled_cell(e), _cell(e.any_right())] if with_samples else []),
                 _of(e.num_truncated, e.num_completions),
                 _of(e.num_unparsable, e.num_completions),
                 f"{e.num_tokens / e.num_completions:,.0f}" if e.num_completions else "-",
             ]
         )
-    headings = ["run", *(["set"] if several else []), "step", "problems", "accuracy, greedy", "avg@n", "pass@n"]
+    headings = ["run", *(["set"] if several else []), "step", "problems", "accuracy, greedy"]
+    headings += ["avg@n", "pass@n"] if with_samples else []
     headings += ["truncated", "no answer", "tokens, mean"]
-    note = (
-        "95% intervals in brackets, in percent: Wilson's; those of avg@n are clustered by problem, since samples of "
-        "one problem are alike. pass@n: one of n samples is right at least. Truncated, no answer and tokens are of all "
-        "completions."
-    )
+    note = "95% intervals in brackets, in percent: Wilson's."
+    if with_samples:
+        note += (
+            " Those of avg@n are clustered by problem, since samples of one problem are alike. pass@n: one of n "
+            "samples is right at least."
+        )
+    note += " Truncated, no answer and tokens are of all completions."
     return join(
         [
             tag("h3", "Every evaluation"),
@@ -354,6 +359,11 @@ def _evaluation_table(subjects: Sequence[Subject]) -> Html:
             paragraph(note, class_="note"),
         ]
     )
+
+
+def _sampled_cell(evaluation: Evaluation) -> Html:
+    sampled = evaluation.sampled()
+    return join([_cell(sampled), f" n = {evaluation.num_samples:,}"]) if sampled else Html("-")
 
 
 def _of(number_of: int, num: int) -> str:

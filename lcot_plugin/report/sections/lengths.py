@@ -68,12 +68,16 @@ def _figures(title: str, answers: Answers) -> list[Html]:
 
 
 def bins(answers: Answers) -> list[RangeRow]:
-    """Lengths parted where about as many completions lie on either side; equal lengths stay together."""
-    num_bins = min(NUM_BINS, len(answers) // MIN_IN_BIN)
-    if num_bins < 2:
-        return []
-    edges = np.unique(np.quantile(answers.tokens, np.arange(1, num_bins) / num_bins, method="higher"))
-    places = np.searchsorted(edges, answers.tokens, side="right")
+    """Lengths parted where about as many completions lie on either side; equal lengths stay together, and so do so few
+    that a share of them would say nothing."""
+    lengths, counts = np.unique(answers.tokens, return_counts=True)
+    wanted = max(MIN_IN_BIN, len(answers) / NUM_BINS)
+    starts = [0]
+    for place, before in enumerate(np.cumsum(counts) - counts):
+        enough = before - counts[: starts[-1]].sum() >= wanted
+        if enough and counts[place:].sum() >= MIN_IN_BIN:
+            starts.append(place)
+    places = np.searchsorted(lengths[starts], answers.tokens, side="right")
     rows = []
     for place in np.unique(places):
         own = answers.where(places == place)

@@ -158,21 +158,13 @@ def media_folders(subject: Subject) -> list[Path]:
 
 
 def reward_weights(subject: Subject) -> dict[str, float]:
-    """By reward, where the run's arguments give one each; empty where they do not."""
-    arguments = subject.run.record.get("arguments") or {}
-    written = arguments.get("grpo_reward_weights")
-    names = arguments.get("grpo_reward_funcs")
-    weights = written if isinstance(written, list) else str(written).split(",") if written is not None else []
-    names = names if isinstance(names, list) else []
-    try:
-        values = [float(weight) for weight in weights]
-    except (TypeError, ValueError):
+    """By reward, where the run says one each; empty where it does not."""
+    plan = subject.run.record.get("plan") or {}
+    names, weights = plan.get("rewards"), plan.get("reward_weights")
+    if not isinstance(names, list) or not isinstance(weights, list) or len(names) != len(weights):
         return {}
-    return (
-        {str(name).partition("(")[0]: v for name, v in zip(names, values, strict=False)}
-        if len(names) == len(values)
-        else {}
-    )
+    numbers = {str(name): weight for name, weight in zip(names, weights, strict=True)}
+    return {name: float(weight) for name, weight in numbers.items() if isinstance(weight, int | float)}
 
 
 def _left_out(budget: Budget) -> Html:
