@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from lcot_plugin.integration.tracker_tables import PICTURE, CompletionTable, markdown
+from lcot_plugin.report.masking import masked
 
 Saved = Mapping[str, Any]
 """What `Tracker.run` gave when the run began: it names the tracker's run."""
@@ -231,18 +232,37 @@ class SwanLabTracker(Tracker):
 
 
 class ArgumentsReporter(Tracker):
-    """LLaMA-Factory's ReporterCallback: it sends all arguments to wandb, Trackio and SwanLab. To a wandb run that goes
-    on it could send none that differ from those that the run has begun with."""
+    """LLaMA-Factory's ReporterCallback: it sends all arguments to wandb, Trackio and SwanLab. Here they go without
+    secrets, and to a wandb run that goes on also where they differ from those that the run has begun with."""
 
     ARGUMENTS = ("model_args", "data_args", "finetuning_args", "generating_args")
 
     @contextmanager
     def beginning(self, args: Any, saved: Saved | None) -> Iterator[None]:
-        wandb = sys.modules.get("wandb")
-        if "wandb" in args.report_to and wandb is not None and wandb.run is not None:
-            told = {name: getattr(self.callback, name).to_dict() for name in self.ARGUMENTS}
-            wandb.config.update(told, allow_val_change=True)
-        yield
+        given = {name: getattr(self.callback, name) for name in self.ARGUMENTS}
+        shown = {name: _WithoutSecrets(arguments) for name, arguments in given.items()}
+        vars(self.callback).update(shown)
+        try:
+            wandb = sys.modules.get("wandb")
+            if "wandb" in args.report_to and wandb is not None and wandb.run is not None:
+                told = {name: arguments.to_dict() for name, arguments in shown.items()}
+                wandb.config.update(told, allow_val_change=True)
+            yield
+        finally:
+            vars(self.callback).update(given)
+
+
+class _WithoutSecrets:
+    """An argument object whose `to_dict` masks API keys, tokens and passwords in addresses."""
+
+    def __init__(self, arguments: Any):
+        self._arguments = arguments
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._arguments, name)
+
+    def to_dict(self) -> dict[str, Any]:
+        return masked(self._arguments.to_dict())
 
 
 KINDS: dict[str, type[Tracker]] = {

@@ -22,6 +22,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from lcot_plugin.errors import ArgumentError, DataError
 from lcot_plugin.integration.tracker_runs import KINDS, Tracker
 from lcot_plugin.integration.tracker_tables import completion_table, readable
+from lcot_plugin.report.masking import masked
 from lcot_plugin.report.run_log import read_json, write_json
 
 TRACKERS_FILE = "trackers.json"
@@ -118,7 +119,7 @@ class GuardedTracker:
         try:
             yield
         except Exception as error:  # a tracker is a convenience: whatever it raises, training goes on
-            text = " ".join((readable(str(error)) or "").split())[:500].rstrip(".")
+            text = " ".join((readable(masked(str(error))) or "").split())[:500].rstrip(".")
             self.warn(
                 f"The tracker {self.tracker.name} has failed {where}: {type(error).__name__}: {text}. It is left out; "
                 f"training goes on, and output_dir has every metric and completion. {self.tracker.advice}"

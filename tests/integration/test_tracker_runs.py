@@ -145,6 +145,22 @@ def test_llamafactory_may_tell_other_arguments(wandb: StandInWandb, monkeypatch:
         pass  # a run that wandb has refused
 
 
+def test_arguments_go_without_secrets() -> None:
+    from llamafactory.train.callbacks import ReporterCallback
+
+    told: list[dict[str, Any]] = []
+    given: Any = SimpleNamespace(
+        use_swanlab=True,
+        to_dict=partial(dict, grpo_vllm_url="http://me:hunter2@host:8000", hf_hub_token="hf_1", grpo_epsilon=0.2),
+    )
+    callback = ReporterCallback(given, given, given, given)
+    with ArgumentsReporter(callback, "reporter").beginning(SimpleNamespace(report_to=[]), None):
+        assert callback.finetuning_args.use_swanlab
+        told.append(callback.finetuning_args.to_dict())
+    assert told == [{"grpo_vllm_url": "http://***@host:8000", "hf_hub_token": "***", "grpo_epsilon": 0.2}]
+    assert callback.finetuning_args is given
+
+
 # TensorBoard
 
 

@@ -36,7 +36,7 @@ class Reporter(TrainerCallback):
     def _see(self, event: str) -> str:
         self.seen.append(event)
         if event == self.fails_in:
-            raise ConnectionError(f"no\nserver {'x' * 900}.")
+            raise ConnectionError(f"no\nserver https://me:hunter2@host {'x' * 900}.")
         return f"control of {event}"
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
@@ -142,7 +142,7 @@ def test_a_tracker_that_fails_is_said_once_and_left_out(event: str, tmp_path: Pa
         callback.on_train_end(None, STATE, None)
     assert callback.seen[-1] == event and callback.seen.count(event) == 1
     (text,) = said
-    assert "ConnectionError: no server xxx" in text and "Ask for help." in text and "\n" not in text
+    assert "ConnectionError: no server https://***@host xxx" in text and "Ask for help." in text and "\n" not in text
     assert len(text) < 800, "whatever a server answers"
     trackers = Trackers([tracker], tmp_path, 1, said.append)
     trackers.show("train/completions", lines(0))
