@@ -416,10 +416,13 @@ def test_a_run_that_is_ended_from_outside(
     recipe: dict[str, Any], tmp_path: Path, number: signal.Signals, state: str
 ) -> None:
     process = started(recipe, tmp_path)
-    living = read_run(tmp_path / "out")
-    process.send_signal(number)
-    process.wait(timeout=120)
-    assert living.state == "running" and living.progress is not None
+    try:
+        living = read_run(tmp_path / "out")
+        state_then = living.state  # it looks whether the process is there
+    finally:
+        process.send_signal(number)
+        process.wait(timeout=120)
+    assert state_then == "running" and living.progress is not None
     assert living.progress["pid"] == process.pid and living.progress["max_steps"] == 500
     ended = read_run(tmp_path / "out")
     assert ended.state == state and ended.progress is not None
