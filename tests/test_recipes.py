@@ -1,25 +1,27 @@
-"""Every recipe that is shipped: it parses, its paths and data sets exist, and the real families' recipes run.
+"""Every recipe that is shipped: it parses, its keys are known, its paths and data sets exist, stages agree.
 
-The runs replace the hub model by a tiny twin of its architecture and the data by problems made here; every other key is
-the recipe's own, but for lengths and step counts.
+The families' recipes run on tiny twins in tests/families/.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from copy import deepcopy
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from twins import write_problems
+from families.runs import ON_CPU, TWINS
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "yaml_recipes").rglob("*.yaml"))
-FAMILIES = {"qwen2_5_vl_3b": "qwen2_5_vl", "qwen3_vl_2b": "qwen3_vl", "internvl3_5_2b": "internvl"}
-ON_CPU = {"bf16": False, "use_cpu": True, "flash_attn": "sdpa"}
+STAGES = ("sft", "grpo", "eval", "sft_full", "grpo_full")
+PAPER_MODELS = ("qwen2_5_vl_3b", "qwen2_5_vl_7b")
+CURRICULUM = ("curriculum_1_easy", "curriculum_2_medium", "curriculum_3_hard")
+ARMS = ("rl_only", "sft", "sft_rl", "sft_text_only", *CURRICULUM)
+BENCHMARKS = ("mathvista", "mathvision", "mathverse", "dynamath", "logicvista", "mmmu", "geometry3k", "all")
+LISTED = json.loads((ROOT / "dataset_info" / "dataset_info.json").read_text(encoding="utf-8"))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -30,15 +32,20 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT / "yaml_recipes"))
 
 
+def recipe(*parts: str) -> dict[str, Any]:
+    return read(ROOT.joinpath("yaml_recipes", *parts).with_suffix(".yaml"))
+
+
 def test_the_recipes_are_there() -> None:
     expected = {"sft.yaml", "grpo.yaml", "eval.yaml"}
-    assert expected <= {name(path) for path in RECIPES}
-    for family in FAMILIES:
-        assert {f"{family}/{stage}" for stage in expected} <= {name(path) for path in RECIPES}
+    expected |= {f"{family}/{stage}.yaml" for family in TWINS for stage in STAGES}
+    expected |= {f"paper/{model}/{arm}.yaml" for model in PAPER_MODELS for arm in ARMS}
+    expected |= {f"paper/eval/{benchmark}.yaml" for benchmark in BENCHMARKS}
+    assert {name(path) for path in RECIPES} == expected
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
-def test_recipe_parses_and_its_data_sets_are_listed(
+def test_recipe_parses_and_what_it_names_is_there(
     path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from llamafactory.hparams import get_train_args
@@ -48,85 +55,150 @@ def test_recipe_parses_and_its_data_sets_are_listed(
 
     recipe = read(path)
     monkeypatch.chdir(ROOT)
-    parsed = get_train_args(with_sampling_defaults({**recipe, **ON_CPU, "output_dir": str(tmp_path)}))
-    _, data_args, training_args, finetuning_args, _ = parsed
-    listed = json.loads((ROOT / recipe["dataset_dir"] / "dataset_info.json").read_text())
+    # DeepSpeed is not a dependency: its file is looked at, and left out.
+    given = with_sampling_defaults({**recipe, **ON_CPU, "output_dir": str(tmp_path), "deepspeed": None})
+    _, data_args, training_args, finetuning_args, _ = get_train_args(given)
+    if "deepspeed" in recipe:
+        assert json.loads(Path(recipe["deepspeed"]).read_text())["zero_optimization"]["stage"] in (1, 2, 3)
     for data_set in [*(data_args.dataset or []), *(data_args.eval_dataset or [])]:
-        assert data_set in listed
-        if "file_name" in listed[data_set]:
-            assert (ROOT / recipe["dataset_dir"] / listed[data_set]["file_name"]).is_file()
-        if recipe["stage"] == "grpo":
-            assert "gold" in listed[data_set]["columns"]
+        check_data_set(data_set, recipe)
     if recipe["stage"] == "grpo":
         finetuning_args.check_grpo(training=training_args.do_train)
         if training_args.do_train:
             accumulation = training_args.gradient_accumulation_steps
             plan_batches(finetuning_args, training_args.per_device_train_batch_size, accumulation, 1)
-    lines = path.read_text().splitlines()
-    assert f"llamafactory-cli train yaml_recipes/{name(path)}" in path.read_text()
-    assert max(map(len, lines)) <= 140
+    text = path.read_text()
+    assert f"llamafactory-cli train yaml_recipes/{name(path)}" in text
+    assert max(map(len, text.splitlines())) <= 140
 
 
-def test_the_stages_of_a_family_agree() -> None:
-    for family in FAMILIES:
-        sft, grpo, evaluation = (read(ROOT / "yaml_recipes" / family / f"{s}.yaml") for s in ("sft", "grpo", "eval"))
-        for key in ("model_name_or_path", "template", "cot_format", "image_max_pixels"):
-            assert sft[key] == grpo[key] == evaluation[key], "another prompt than the one trained on"
-        assert grpo["adapter_name_or_path"] == sft["output_dir"]
-        assert evaluation["adapter_name_or_path"] == grpo["output_dir"]
+def check_data_set(data_set: str, recipe: dict[str, Any]) -> None:
+    from lcot_plugin.data.formats import PREFIX, get_format
+
+    if recipe["dataset_dir"] != "dataset_info":  # `lcot data difficulty` writes sets by difficulty
+        assert recipe["dataset_dir"].startswith("saves/")
+        data_set = re.sub("_(easy|medium|hard)$", "", data_set)
+    entry = LISTED[data_set]
+    if "file_name" in entry and not (ROOT / "dataset_info" / entry["file_name"]).is_file():
+        assert recipe["media_dir"] == f"dataset_info/{Path(entry['file_name']).parent}"
+        assert "Download" in entry["note"] or "in the same repository" in entry["note"]
+    if recipe["stage"] == "grpo":
+        columns, formatting = entry.get("columns", {}), entry["formatting"] if "formatting" in entry else ""
+        assert "gold" in columns or "gold" in get_format(formatting).roles
+    elif entry.get("formatting", "").startswith(PREFIX):
+        get_format(entry["formatting"])
 
 
-# Third-party warnings while training are not this test's subject; its assertions are.
-@pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("family", FAMILIES)
-def test_sft_grpo_and_evaluation_run_on_the_familys_twin(
-    family: str, twin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from llamafactory.data import template
-    from llamafactory.train.tuner import run_exp
+def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
+    """Else the test above could not fail for a misspelt one."""
+    from llamafactory.hparams import get_train_args
 
-    # `default_system` is written into LLaMA-Factory's global template; later tests want it as it was.
-    monkeypatch.setattr(template, "TEMPLATES", deepcopy(template.TEMPLATES))
-    data = tmp_path / "data"
-    data.mkdir()
-    write_problems(data, 6, num_text_only=2)
-    entry = json.loads((data / "dataset_info.json").read_text())["problems"]
-    entry["columns"]["response"] = "response"
-    names = ("multimodal_cold_start", "geometry3k", "geometry3k_test")
-    (data / "dataset_info.json").write_text(json.dumps(dict.fromkeys(names, entry)))
-    monkeypatch.chdir(tmp_path)  # the recipes' own relative output folders
-    os.symlink(data, tmp_path / "dataset_info")
-    small = {
-        **ON_CPU,
-        "model_name_or_path": str(twin(FAMILIES[family])),
-        "media_dir": str(data),
-        "max_steps": 2,
-        "gradient_accumulation_steps": 4,
-        "preprocessing_num_workers": 1,
-        "dataloader_num_workers": 0,
-        "max_new_tokens": 8,
-        "save_steps": 2,
-        "eval_steps": 2,
-        "disable_tqdm": True,
+    shipped = {**recipe("qwen2_vl_2b", "grpo"), **ON_CPU, "output_dir": str(tmp_path)}
+    with pytest.raises(ValueError, match="grpo_num_generation"):
+        get_train_args({**shipped, "grpo_num_generation": 8})
+
+
+@pytest.mark.parametrize("family", TWINS)
+def test_the_stages_of_a_family_agree(family: str) -> None:
+    stages = {stage: recipe(family, stage) for stage in STAGES}
+    keys = ("template", "cot_format", "image_max_pixels", "trust_remote_code")
+    for key in keys:
+        assert len({stage[key] for stage in stages.values()}) == 1, "another prompt than the one trained on"
+    hub_id = stages["sft"]["model_name_or_path"]
+    for stage in ("grpo", "eval", "sft_full"):
+        assert stages[stage]["model_name_or_path"] == hub_id
+    assert hub_id in (ROOT / "yaml_recipes" / family / "grpo_full.yaml").read_text()
+    assert stages["grpo"]["adapter_name_or_path"] == stages["sft"]["output_dir"]
+    assert stages["eval"]["adapter_name_or_path"] == stages["grpo"]["output_dir"]
+    assert stages["grpo_full"]["model_name_or_path"] == stages["sft_full"]["output_dir"]
+    assert len({stage["output_dir"] for stage in stages.values()}) == len(STAGES)
+    for stage in ("sft_full", "grpo_full"):
+        assert stages[stage]["finetuning_type"] == "full" and "deepspeed" in stages[stage]
+
+
+@pytest.mark.parametrize("family", TWINS)
+def test_hub_ids_are_llamafactorys_where_it_has_them(family: str) -> None:
+    """Names cannot be looked up here; LLaMA-Factory's list of models is the nearest thing."""
+    from llamafactory.extras.constants import SUPPORTED_MODELS
+
+    known = {model_id for sources in SUPPORTED_MODELS.values() for model_id in sources.values()}
+    hub_id = recipe(family, "sft")["model_name_or_path"]
+    not_listed = {
+        "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+        "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+        "LiquidAI/LFM2-VL-1.6B",
     }
-    folder = ROOT / "yaml_recipes" / family
-    run_exp({**read(folder / "sft.yaml"), **small})
-    assert Path("saves", family, "sft", "adapter_model.safetensors").is_file()
+    assert (hub_id in known) != (hub_id in not_listed)
 
-    # An untrained model is cut off and never right: without a divergence there would be nothing to compute.
-    run_exp({**read(folder / "grpo.yaml"), **small, "grpo_beta": 0.01, "grpo_mask_truncated": False})
-    output = Path("saves", family, "grpo")
-    assert (output / "adapter_model.safetensors").is_file()
-    completions = [json.loads(line) for line in (output / "completions.jsonl").read_text().splitlines()]
-    assert len(completions) == 2 * 16
-    assert all(set(line["rewards"]) == {"accuracy", "format_think_boxed"} for line in completions)
-    history = json.loads((output / "trainer_state.json").read_text())["log_history"]
-    gaps = [entry["sampler_gap/max"] for entry in history if "sampler_gap/max" in entry]
-    assert len(gaps) == 2
-    assert max(gaps) < 1e-4
-    assert any("eval_accuracy" in entry for entry in history)
 
-    run_exp({**read(folder / "eval.yaml"), **small})
-    metrics = json.loads(Path("saves", family, "eval", "eval_results.json").read_text())
-    assert metrics["eval_problems"] == 6
-    assert {"eval_accuracy", "eval_avg@8", "eval_pass@8", "eval_truncated"} <= set(metrics)
+# --- the paper --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", PAPER_MODELS)
+def test_the_arms_have_the_papers_settings(model: str) -> None:
+    """facts of the official scripts, arm by arm."""
+    arms = {arm: recipe("paper", model, arm) for arm in ARMS}
+    for arm in ("sft", "sft_text_only"):
+        sft = {
+            "learning_rate": 2e-5,
+            "num_train_epochs": 3,
+            "per_device_train_batch_size": 1,
+            "gradient_accumulation_steps": 32,
+            "cutoff_len": 8192,
+            "warmup_ratio": 0.05,
+        }
+        assert sft.items() <= arms[arm].items()
+        assert "NPROC_PER_NODE=4" in (ROOT / f"yaml_recipes/paper/{model}/{arm}.yaml").read_text()
+        assert arms[arm]["deepspeed"].endswith("zero1.json")
+    rl = {
+        "learning_rate": 1e-6,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "grpo_num_generations": 4,
+        "grpo_num_iterations": 4,
+        "max_new_tokens": 8192,
+        "grpo_beta": 2e-3,
+        "grpo_epsilon_high": 0.28,
+        "grpo_mask_truncated": True,
+        "temperature": 1.0,
+        "top_p": 0.95,
+        "top_k": 50,
+        "max_grad_norm": 1.0,
+        "warmup_ratio": 0.01,
+        "grpo_reward_funcs": "accuracy",
+    }
+    for arm, cot_format in (("rl_only", "think_answer"), ("sft_rl", "think_boxed")):
+        assert {**rl, "cot_format": cot_format}.items() <= arms[arm].items()
+        assert arms[arm]["deepspeed"].endswith("zero2.json")
+    assert all(arm["finetuning_type"] == "full" and arm["image_max_pixels"] == 1003520 for arm in arms.values())
+
+
+@pytest.mark.parametrize("model", PAPER_MODELS)
+def test_an_arm_starts_where_the_one_before_it_ended(model: str) -> None:
+    arms = {arm: recipe("paper", model, arm) for arm in ARMS}
+    hub_id = "Qwen/Qwen2.5-VL-" + {"qwen2_5_vl_3b": "3B", "qwen2_5_vl_7b": "7B"}[model] + "-Instruct"
+    for arm in ("sft", "sft_text_only", "rl_only", CURRICULUM[0]):
+        assert arms[arm]["model_name_or_path"] == hub_id
+    for before, after in (("sft", "sft_rl"), CURRICULUM[:2], CURRICULUM[1:]):
+        assert arms[after]["model_name_or_path"] == arms[before]["output_dir"]
+    assert len({arm["output_dir"] for arm in arms.values()}) == len(ARMS)
+
+
+def test_all_is_every_benchmark_of_the_papers_table() -> None:
+    alone = ("mathvista", "mathvision", "mathverse", "dynamath", "logicvista")
+    sets = ",".join(recipe("paper", "eval", benchmark)["eval_dataset"] for benchmark in alone)
+    assert recipe("paper", "eval", "all")["eval_dataset"].replace(" ", "") == sets.replace(" ", "")
+
+
+def test_lcot_init_brings_all_of_them(tmp_path: Path) -> None:
+    from lcot_plugin.recipes import copy_recipes
+
+    copy_recipes(tmp_path)
+    assert sorted(path.relative_to(tmp_path / "yaml_recipes") for path in tmp_path.rglob("*.yaml")) == [
+        path.relative_to(ROOT / "yaml_recipes") for path in RECIPES
+    ]
+    for path in RECIPES:
+        deepspeed = read(path).get("deepspeed")
+        assert deepspeed is None or (tmp_path / deepspeed).is_file()
+    assert (tmp_path / "dataset_info" / "dataset_info.json").is_file()

@@ -68,7 +68,7 @@ def varied(completion_ids, **kwargs):
 
 @dataclass(frozen=True)
 class Workplace:
-    """A folder in which a family's recipes run: its own dataset_info and saves."""
+    """A folder in which a family's recipes run: its own dataset_info and saves. `family`: a folder of yaml_recipes."""
 
     folder: Path
     family: str
@@ -78,13 +78,12 @@ class Workplace:
         """The shipped recipe on the twin, `None` taking a key away."""
         shipped = yaml.safe_load((RECIPES / self.family / f"{stage}.yaml").read_text())
         merged = {**shipped, **SMALL, "media_dir": str(self.folder / "dataset_info"), **changes}
-        if stage.startswith("grpo"):
+        if merged["stage"] == "grpo" and merged["do_train"]:
             merged["grpo_reward_funcs"] += f",{self.folder}/varied.py:varied"
-            merged["grpo_reward_weights"] += ",1.0"
+            if "grpo_reward_weights" in merged:
+                merged["grpo_reward_weights"] += ",1.0"
             merged["grpo_mask_truncated"] = False  # an untrained model is always cut off
-        if shipped["model_name_or_path"].startswith("saves/"):
-            merged.setdefault("model_name_or_path", shipped["model_name_or_path"])
-        else:
+        if not merged["model_name_or_path"].startswith("saves/"):
             merged["model_name_or_path"] = str(self.twin)
         return {key: value for key, value in merged.items() if value is not None}
 
@@ -100,11 +99,11 @@ class Workplace:
         return json.loads((output / "trainer_state.json").read_text())["log_history"]
 
 
-def workplace(folder: Path, family: str, twin: Path) -> Workplace:
+def workplace(folder: Path, family: str, twin: Path, data_sets: tuple[str, ...] = DATA_SETS) -> Workplace:
     """Writes problems with one picture, text only and two pictures under the names that the recipes have."""
     data = write_problems(folder / "dataset_info", 8, num_text_only=2, num_two_images=1)
     entry = json.loads((data / "dataset_info.json").read_text())["problems"]
-    (data / "dataset_info.json").write_text(json.dumps(dict.fromkeys(DATA_SETS, entry)))
+    (data / "dataset_info.json").write_text(json.dumps(dict.fromkeys(data_sets, entry)))
     (folder / "varied.py").write_text(VARIED)
     os.chdir(folder)  # the recipes' own relative folders; the test's monkeypatch puts it back
     return Workplace(folder, family, twin)
