@@ -187,15 +187,32 @@ def test_several_runs_are_compared(tmp_path: Path) -> None:
     assert "a/grpo" in words and "b/grpo" in words
     assert "paired, 60" in words
     assert re.search(r"learning_rate 0.0002 1e-05", words) and re.search(r"grpo_beta - 0.01", words)
-    assert "further arguments equal in all" in words
+    assert "further arguments, versions and hardware among them, equal in all" in words
 
 
 def test_stages_in_a_row_are_before_and_after(tmp_path: Path) -> None:
     for name, rate in (("base_eval", 0.2), ("sft_eval", 0.5), ("grpo_eval", 0.95)):
         write_evaluation(tmp_path / name, rate)
     _, words = report(tmp_path / "base_eval", tmp_path / "sft_eval", tmp_path / "grpo_eval", out=tmp_path / "r.html")
-    assert "Accuracy rose from" in words
+    assert re.search(r"Accuracy rose from [\d.]+% \(base_eval\) to [\d.]+% \(grpo_eval\)", words)
     assert "data set base_eval grpo_eval difference" in words
+    assert "all, sft_eval" in words, "what lies between is in the figure"
+    assert "Curves of" not in words
+
+
+def test_trainings_are_compared_with_trainings_of_their_stage(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "base_eval", 0.2)
+    (tmp_path / "base_eval" / "run.json").write_text(json.dumps(record(arguments={"do_train": False})))
+    for number, rate in ((1, 1e-4), (2, 1e-5)):
+        write_grpo_run(tmp_path / f"grpo{number}", num_steps=8, learning_rate=rate)
+    sft = tmp_path / "sft"
+    sft.mkdir()
+    (sft / "run.json").write_text(json.dumps(record(stage="sft", arguments={"cutoff_len": 99})))
+    write_lines(sft / "metrics.jsonl", [{"step": s, "loss": 2.0 / s} for s in range(1, 9)])
+    _, words = report(*sorted(tmp_path.iterdir()), out=tmp_path / "r.html")
+    assert "Arguments that differ: grpo training key grpo1 grpo2 learning_rate 0.0001 1e-05" in words
+    assert words.count("Arguments that differ") == 1
+    assert "Curves over each other: grpo" in words and "Curves over each other: sft" not in words
 
 
 def test_a_folder_of_runs_is_searched(tmp_path: Path) -> None:

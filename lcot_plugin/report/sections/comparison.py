@@ -75,25 +75,42 @@ def _set_title(evaluation: Evaluation) -> str:
 
 
 def _curves(subjects: Sequence[Subject]) -> list[Html]:
-    trained = {subject.name: subject.run.metrics for subject in subjects if subject.trained and subject.run.metrics}
-    stages = {subject.stage for subject in subjects if subject.trained}
-    panels = compared_panels(trained, stages.pop() if len(stages) == 1 else "grpo") if len(trained) > 1 else []
-    if not panels:
-        return []
-    words = (
-        "One line per run, of what two runs or more have logged. Bold: the mean of the last fifteenth of the values."
-    )
-    return [tag("h3", "Curves over each other"), paragraph(words, class_="note"), charts(panels)]
+    """Of the runs of one stage: losses and rewards of different ones are no more than called the same."""
+    parts: list[Html] = []
+    stages = list(dict.fromkeys(subject.stage for subject in subjects if subject.trained))
+    for stage in stages:
+        runs = {s.name: s.run.metrics for s in subjects if s.trained and s.stage == stage}
+        panels = compared_panels(runs, stage) if len(runs) > 1 else []
+        if panels:
+            title = "Curves over each other" + (f": {stage}" if len(stages) > 1 else "")
+            words = "One line per run, of what two runs or more have logged. Bold: the mean of the last fifteenth."
+            parts += [tag("h3", title), paragraph(words, class_="note"), charts(panels)]
+    return parts
 
 
 def _arguments(subjects: Sequence[Subject]) -> list[Html]:
+    """Of the runs of one kind: between a training and an evaluation nearly everything differs."""
+    parts: list[Html] = []
+    kinds = list(dict.fromkeys(_kind(subject) for subject in subjects))
+    for kind in kinds:
+        own = [subject for subject in subjects if _kind(subject) == kind]
+        if len(own) > 1:
+            parts += _arguments_of_kind(own, f": {kind}" if len(kinds) > 1 else "")
+    return parts
+
+
+def _kind(subject: Subject) -> str:
+    return f"{subject.stage} training" if subject.trained else "evaluations"
+
+
+def _arguments_of_kind(subjects: Sequence[Subject], ending: str) -> list[Html]:
     known = [subject for subject in subjects if subject.run.record]
     if len(known) < 2:
         return []
     missing = [subject.name for subject in subjects if not subject.run.record]
     rows, num_equal = differing(known)
-    title = tag("h3", "Arguments that differ")
-    words = f"{count(num_equal, 'further argument')} equal in all."
+    title = tag("h3", f"Arguments that differ{ending}")
+    words = f"{count(num_equal, 'further argument')}, versions and hardware among them, equal in all."
     if missing:
         words += f" Not recorded by {listed(missing)}."
     note = paragraph(words, class_="note")

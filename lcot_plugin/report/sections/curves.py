@@ -26,6 +26,8 @@ def section(subjects: Sequence[Subject]) -> Section | None:
 
 def run_curves(subject: Subject) -> Html | None:
     """One run's charts; None where there are none."""
+    if not subject.trained:
+        return None  # an evaluation is a point, and stands in the results
     metrics = subject.run.metrics
     marks = [Mark(alarm["step"], str(alarm.get("name", "alarm")).replace("_", " ")) for alarm in known_steps(subject)]
     panels = run_panels(metrics, subject.stage, marks=marks)

@@ -19,7 +19,7 @@ from lcot_plugin.report.intervals import Difference, Share, p_text, percent, per
 from lcot_plugin.report.page import Html, Section, chips, count, duration, join, listed, paragraph, table, tag
 from lcot_plugin.report.subjects import Subject
 
-BEFORE, AFTER = "var(--before)", "var(--after)"
+BEFORE, BETWEEN, AFTER = "var(--before)", "var(--chart-2)", "var(--after)"
 ENDS = 10
 """The first and the last 1/10 of a run's steps are compared where nothing was evaluated."""
 STATES = {
@@ -41,6 +41,8 @@ class Pair(NamedTuple):
     one_run: bool
     alternatives: bool
     """Both runs trained: neither is what the other began as."""
+    between: tuple[Evaluation, ...] = ()
+    """Of further runs, between the two."""
 
     def name(self, evaluation: Evaluation) -> str:
         """How the evaluation is told from the other one."""
@@ -63,7 +65,8 @@ def pairs(subjects: Sequence[Subject]) -> list[Pair]:
         ends = last if len(last) > 1 else same
         if len(ends) > 1:
             one_run = len(last) == 1
-            found.append(Pair(ends[0], ends[-1], one_run, not one_run and {ends[0].run, ends[-1].run} <= trained))
+            alternatives = not one_run and {ends[0].run, ends[-1].run} <= trained
+            found.append(Pair(ends[0], ends[-1], one_run, alternatives, () if one_run else tuple(last[1:-1])))
     return sorted(found, key=lambda pair: -len(pair.after.problems))
 
 
@@ -92,8 +95,9 @@ def _pair(pair: Pair, *, titled: bool) -> list[Html]:
     sources = [source for source in _sources(pair.after) if source is None or source in pair.before.sources]
     rows: list[RangeRow | None] = []
     for source in sources:
-        both = [_row(pair.before, source, BEFORE, pair), _row(pair.after, source, AFTER, pair)]
-        rows += [*([None] if rows else []), *both]
+        others = pair.between if source is None else ()
+        shown = [_row(pair.before, source, BEFORE, pair), *(_row(e, source, BETWEEN, pair) for e in others)]
+        rows += [*([None] if rows else []), *shown, _row(pair.after, source, AFTER, pair)]
     lines = [
         (
             source or "all",
@@ -118,15 +122,14 @@ def _answer(pair: Pair, before: Share, after: Share, difference: Difference) -> 
         told += [tag("span", percent(after.value), class_="after"), f" with {pair.after.run}"]
         beyond = difference.interval.low > 0 or difference.interval.high < 0
         return told if beyond else [*told, ": no difference beyond chance"]
-    return _verdict(before, after, difference)
+    names = ("", "") if pair.one_run else (f" ({pair.before.run})", f" ({pair.after.run})")
+    return _verdict(before, after, difference, names)
 
 
-def _verdict(before: Share, after: Share, difference: Difference) -> list[object]:
-    values = [
-        tag("span", percent(before.value), class_="before"),
-        " to ",
-        tag("span", percent(after.value), class_="after"),
-    ]
+def _verdict(before: Share, after: Share, difference: Difference, names: tuple[str, str] = ("", "")) -> list[object]:
+    """names: of what the shares are, behind them."""
+    start = tag("span", percent(before.value), class_="before")
+    values = [start, f"{names[0]} to ", tag("span", percent(after.value), class_="after"), names[1]]
     if difference.interval.low > 0:
         return ["Accuracy rose from ", *values]
     if difference.interval.high < 0:

@@ -59,7 +59,8 @@ def section(
             subject, max_rollouts, Budget(budget.text_bytes // share, budget.picture_bytes // share), budget
         )
         if own:
-            parts += [*([tag("h3", subject.name)] if len(subjects) > 1 else []), *own]
+            last = place == len(readable) - 1
+            parts += own if len(readable) == 1 else [folded(f"Rollouts of {subject.name}", *own, open_=last)]
     if not parts:
         return None
     return Section("rollouts", "Rollouts", join([*parts, _left_out(budget)]))
