@@ -76,13 +76,16 @@ def _contents(image: Any) -> bytes | None:
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     if isinstance(image, dict):
-        path, contents = image.get("path"), image.get("bytes")
-        is_file = bool(path) and os.path.isabs(path) and os.path.isfile(path)
+        path, contents = image.get("path") or "", image.get("bytes")
+        is_file = os.path.isabs(path) and os.path.isfile(path)
         return None if contents is None or is_file else bytes(contents)
     if isinstance(image, Image.Image) and not os.path.isfile(getattr(image, "filename", "") or ""):
         buffer = io.BytesIO()
-        image = image if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else image.convert("RGB")
-        image.save(buffer, format="PNG")
+        try:
+            image = image if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else image.convert("RGB")
+            image.save(buffer, format="PNG")
+        except Exception:  # a broken picture, read only now: its record is not trained on, and the run goes on
+            return None
         return buffer.getvalue()
     return None
 
@@ -92,6 +95,6 @@ def _suffix(contents: bytes) -> str:
     try:
         with Image.open(io.BytesIO(contents)) as image:
             kind = image.format or ""
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # decoders raise what they like at what is no picture
         return "bin"
     return _SUFFIXES.get(kind, kind.lower() or "bin")
