@@ -24,6 +24,8 @@ _RANK = re.compile(r"^\[rank\d+\]: ?")
 _TRACEBACK = "Traceback (most recent call last):"
 _CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
 _EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*)(?:: (.*))?$", re.DOTALL)
+_LOGGED = re.compile(r"\[[A-Z]+[| ]|\{'|\d{4}-\d\d-\d\d |[A-Z]\d{4} ")
+"""How lines of loggers begin: an exception that was caught has no blank line behind it."""
 _OF_THE_LAUNCHER = ("ChildFailedError", "CalledProcessError")
 """torchrun's and the launcher's word that another process has failed; that one's own traceback tells why."""
 _PLAIN = ("ValueError", "ArgumentError", "DataError", "RecordError", "RewardError", "RolloutError", "FaultError")
@@ -96,6 +98,8 @@ def _exceptions(lines: list[str]) -> list[tuple[str, str]]:
             place += 1
         message: list[str] = []
         while place < len(lines) and lines[place].strip() != _TRACEBACK and not lines[place].startswith(_CHAINED):
+            if message and _LOGGED.match(lines[place]):
+                break
             message.append(lines[place])
             place += 1
             if len(message) > 1 and not lines[place - 1].strip():

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from lcot_plugin.errors import DataError, LcotError
+from lcot_plugin.integration.board.failure import read_failure
+from lcot_plugin.integration.board.process import STDERR_FILE
 from lcot_plugin.report.charts import Mark
 from lcot_plugin.report.panels import Panel, run_panels
 from lcot_plugin.report.run_log import ALARMS_FILE, METRICS_FILE, PROGRESS_FILE, RUN_FILE, read_json
@@ -98,6 +100,8 @@ class FollowedRun:
         self.progress: dict[str, Any] | None = None
         self.error = ""
         """What could not be read, in words."""
+        self.start_failure = ""
+        """Why a run that a Board had started failed before it could say so itself."""
         self._metrics = GrowingFile(folder / METRICS_FILE)
         self._alarms = GrowingFile(folder / ALARMS_FILE)
         self._older: list[dict[str, Any]] | None = None
@@ -141,6 +145,10 @@ class FollowedRun:
                 self._stamps[name] = stamp
         self._metrics.update()
         self._alarms.update()
+        written = (_stamp(self.folder / STDERR_FILE), _stamp(self.folder / PROGRESS_FILE))
+        if written != self._stamps.get(STDERR_FILE):
+            self._stamps[STDERR_FILE] = written
+            self.start_failure = failure_at_start(self.folder)
         if self._older is None and self._is_older():
             self._older = read_run(self.folder).metrics
 
@@ -165,6 +173,16 @@ class FollowedRun:
             self._drawn = (wanted, run_panels(self.metrics, stage, marks=marks[-MAX_MARKS:]))
             self._drawn_at, self._drawing_took = now, time.monotonic() - now
             return self._drawn
+
+
+def failure_at_start(folder: Path) -> str:
+    """The error that the process of a Board's run ended with; empty where the run has said anything since, or where
+    other words stand behind the error."""
+    stderr, progress = _stamp(folder / STDERR_FILE), _stamp(folder / PROGRESS_FILE)
+    if stderr is None or (progress is not None and progress[2] > stderr[2]):
+        return ""
+    failure = read_failure(folder / STDERR_FILE)
+    return failure.reason if failure.reason and failure.log.endswith(failure.reason) else ""
 
 
 def _is_step(value: Any) -> bool:

@@ -27,13 +27,15 @@ from lcot_plugin.integration.board.failure import printable
 from lcot_plugin.integration.board.following import FollowedRun, followed_run
 from lcot_plugin.integration.board.process import BoardRun, run_of, settle_if_ended
 from lcot_plugin.integration.board.view_sentences import SENTENCES
-from lcot_plugin.integration.board.view_texts import text
+from lcot_plugin.integration.board.view_texts import LOCALES, text
 from lcot_plugin.report.panels import Panel
 from lcot_plugin.report.runs import find_runs
 
 SECONDS = 2.0
 """Between two questions of a page."""
 SHOWN_ALARMS = 6
+FIRST_CHARTS = 6
+"""The others are folded: the log stands below them."""
 QUIET_AFTER = 60.0
 """Seconds without a word after which a running run's last one is dated."""
 LIVING = ("starting", "loading", "running", "stopping")
@@ -65,20 +67,25 @@ def create_live_view(engine: Any, lang: Any) -> dict[str, Any]:
     """Creates the live view in the current Blocks. lang: the Board's language component.
 
     The components: `live_box` (the column that holds all others, to be placed), `live_run`, `live_status`,
-    `live_alarms`, `live_panels`, `live_timer`.
+    `live_alarms`, `live_panels`, `live_more` (the charts that tell less, folded), `live_timer`.
     """
     with gr.Column(elem_id="lcot_live") as live_box:
         live_run = gr.Dropdown(allow_custom_value=True, value="", choices=[(SENTENCES["live_own"][0], "")])
         live_status = gr.HTML(elem_id="lcot_live_status")
         live_alarms = gr.HTML(elem_id="lcot_live_alarms")
         live_panels = gr.HTML(elem_id="lcot_live_panels")
+        with gr.Accordion(
+            open=False, visible=False, elem_id="lcot_live_more", **LOCALES["live_more"]["en"]
+        ) as live_more:
+            live_more_panels = gr.HTML(elem_id="lcot_live_more_panels")
         shown = gr.State(Shown())
         live_timer = gr.Timer(SECONDS)
 
     def tick(shown: Shown, chosen: str | None, lang: str) -> Any:
         return changes(engine, shown, chosen or "", lang)
 
-    asked = dict(inputs=[shown, live_run, lang], outputs=[shown, live_status, live_alarms, live_panels])
+    outputs = [shown, live_status, live_alarms, live_panels, live_more_panels, live_more]
+    asked = dict(inputs=[shown, live_run, lang], outputs=outputs)
     for event in (live_timer.tick, live_run.change):
         event(tick, **asked, queue=False, show_progress="hidden", show_api=False)
     live_run.focus(run_choices, [lang], [live_run], queue=False, show_progress="hidden", show_api=False)
@@ -88,6 +95,8 @@ def create_live_view(engine: Any, lang: Any) -> dict[str, Any]:
         live_status=live_status,
         live_alarms=live_alarms,
         live_panels=live_panels,
+        live_more=live_more,
+        live_more_panels=live_more_panels,
         live_timer=live_timer,
     )
 
@@ -104,34 +113,41 @@ def run_choices(lang: str) -> Any:
     return gr.Dropdown(choices=[(text("live_own", lang), ""), *(str(folder) for folder in find_runs(save_root()))])
 
 
-def changes(engine: Any, shown: Shown, chosen: str, lang: str) -> tuple[Any, Any, Any, Any]:
-    """(what the page has been sent then, state, alarms, charts), each skipped where it is as before."""
+def changes(engine: Any, shown: Shown, chosen: str, lang: str) -> list[Any]:
+    """What the page has been sent then; its state, alarms, charts, more charts and their accordion, each skipped where
+    it is as before."""
     settle_if_ended(engine.runner)
     own = run_of(engine.runner)
     folder = followed_folder(own, shown, chosen)
+    drawn: list[Panel] = []
     if folder is None:
         now = Shown(status=f"{STYLE}<p class='lcot-soft'>{escape(text('live_none', lang))}</p>")
-        panels: str | None = ""
     else:
         run = followed_run(folder)
         run.look()
-        started_here = own if own is not None and own.folder.absolute() == folder.absolute() else None
         key, drawn = run.panels()
         now = Shown(
             folder=folder,
-            status=STYLE + status_html(run, started_here, lang, time.time()),
+            status=STYLE + status_html(run, own if _is_in(own, folder) else None, lang, time.time()),
             alarms=alarms_html(run.alarms, lang),
             panels=(str(folder), key, lang if not drawn else None),
         )
-        panels = panels_html(drawn, lang) if now.panels != shown.panels else None
-    if now == shown:
-        return gr.skip(), gr.skip(), gr.skip(), gr.skip()
-    return (
-        now,
-        now.status if now.status != shown.status else gr.skip(),
-        now.alarms if now.alarms != shown.alarms else gr.skip(),
-        panels if panels is not None and now.panels != shown.panels else gr.skip(),
-    )
+    changed: list[Any] = [gr.skip()] * 6
+    if now != shown:
+        changed[0] = now
+    if now.status != shown.status:
+        changed[1] = now.status
+    if now.alarms != shown.alarms:
+        changed[2] = now.alarms
+    if now.panels != shown.panels:
+        changed[3] = panels_html(drawn[:FIRST_CHARTS], lang) if folder is not None else ""
+        changed[4] = panels_html(drawn[FIRST_CHARTS:], lang) if drawn[FIRST_CHARTS:] else ""
+        changed[5] = gr.update(visible=len(drawn) > FIRST_CHARTS)
+    return changed
+
+
+def _is_in(own: BoardRun | None, folder: Path) -> bool:
+    return own is not None and own.folder.absolute() == folder.absolute()
 
 
 def followed_folder(own: BoardRun | None, shown: Shown, chosen: str) -> Path | None:
@@ -171,7 +187,7 @@ def status_html(run: FollowedRun, own: BoardRun | None, lang: str, now: float) -
     if _is_count(step) and _is_count(total) and total > 0:
         lines.append(f'<progress value="{min(step, total)}" max="{total}">{step}/{total}</progress>')
     lines += [f"<p>{escape(line)}</p>" for line in notes(own, progress, state, lang)]
-    if message := message_of(own, progress):
+    if message := message_of(run, own, progress):
         lines.append(f"<pre>{escape(message)}</pre>")
     if run.error:
         lines.append(f"<pre>{escape(text('live_unreadable', lang, error=printable(run.error, MAX_MESSAGE)))}</pre>")
@@ -188,6 +204,8 @@ def _is_of(progress: dict[str, Any], own: BoardRun) -> bool:
 def state_of(run: FollowedRun, own: BoardRun | None, progress: dict[str, Any]) -> str:
     """One of the `state_...` sentences."""
     said = run.state if progress else None
+    if own is None and run.start_failure:
+        return "failed"
     if own is not None and own.ending is None:
         if own.abort.asked:
             return "stopping"
@@ -245,14 +263,14 @@ def notes(own: BoardRun | None, progress: dict[str, Any], state: str, lang: str)
     return [text("live_elsewhere", lang, pid=pid, where=where)]
 
 
-def message_of(own: BoardRun | None, progress: dict[str, Any]) -> str:
+def message_of(run: FollowedRun, own: BoardRun | None, progress: dict[str, Any]) -> str:
     """What went wrong, in the words of the run itself."""
     if own is not None and own.ending is not None:
         if own.ending.failure is None:
             return ""  # `notes` says how it has ended
         said = own.ending.failure.reason or str(progress.get("message") or "") or own.ending.headline
     else:
-        said = str(progress.get("message") or "")
+        said = run.start_failure or str(progress.get("message") or "")
     return printable(said, MAX_MESSAGE)
 
 

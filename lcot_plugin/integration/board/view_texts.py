@@ -61,6 +61,7 @@ LOCALES: dict[str, dict[str, dict[str, Any]]] = {
         ),
         choices=tuple([(name, "")] for name in SENTENCES["live_own"]),
     ),
+    "live_more": _same(label=("More charts", "Другие графики", "更多图表", "그래프 더 보기", "その他のグラフ")),
     "viewer_run": _same(
         label=("Run folder", "Папка запуска", "运行目录", "실행 폴더", "実行フォルダ"),
         info=(

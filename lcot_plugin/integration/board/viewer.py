@@ -339,6 +339,7 @@ STYLE = """
 .lcot-group { border-top: 1px solid color-mix(in srgb, currentColor 20%, transparent); padding: .35rem 0; }
 .lcot-group > summary { cursor: pointer; overflow-wrap: anywhere; }
 .lcot-group > summary span { opacity: .7; }
+.lcot-group .lcot-rollouts .lcot-rewards :is(th, td) { border-inline: 0; }
 """
 
 

@@ -12,7 +12,7 @@ import pytest
 from lcot_plugin.integration.board import following, live
 from lcot_plugin.integration.board.failure import Failure
 from lcot_plugin.integration.board.live import Shown, changes, duration, seconds_of
-from lcot_plugin.integration.board.process import BoardRun, Ending
+from lcot_plugin.integration.board.process import STDERR_FILE, BoardRun, Ending
 from lcot_plugin.report.run_log import ALARMS_FILE, METRICS_FILE, PROGRESS_FILE, RUN_FILE, write_json
 
 LANGUAGES = ("en", "ru", "zh", "ko", "ja")
@@ -51,21 +51,21 @@ def is_skip(value: Any) -> bool:
 
 def test_a_page_is_sent_everything_once_and_then_what_changes(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
-    page, status, alarms, panels = changes(engine(), Shown(), str(folder), "en")
+    page, status, alarms, panels, *_ = changes(engine(), Shown(), str(folder), "en")
     assert "Running" in status and "step 3 of 10" in status and "<progress" in status
     assert "<svg" in panels
     assert is_skip(alarms), "there are none, and there were none"
     assert all(map(is_skip, changes(engine(), page, str(folder), "en")))
 
     write_json(folder / PROGRESS_FILE, {"state": "running", "step": 4, "max_steps": 10, "pid": os.getpid()})
-    page, status, alarms, panels = changes(engine(), page, str(folder), "en")
+    page, status, alarms, panels, *_ = changes(engine(), page, str(folder), "en")
     assert "step 4 of 10" in status
     assert is_skip(panels)
 
     with (folder / METRICS_FILE).open("a") as file:
         file.write('{"step": 4, "reward": 0.4}\n')
     (folder / ALARMS_FILE).write_text('{"step": 4, "name": "n", "message": "<b>bad", "advice": "do this"}\n')
-    page, status, alarms, panels = changes(engine(), page, str(folder), "en")
+    page, status, alarms, panels, *_ = changes(engine(), page, str(folder), "en")
     assert is_skip(status)
     assert "&lt;b&gt;bad do this" in alarms
     assert "<svg" in panels
@@ -82,14 +82,14 @@ def test_a_reloaded_page_and_a_second_one_are_sent_everything(tmp_path: Path) ->
 def test_another_run_and_another_language_are_shown_at_once(tmp_path: Path) -> None:
     one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", steps=7)
     page, *_ = changes(engine(), Shown(), str(one), "en")
-    page, status, _, panels = changes(engine(), page, str(two), "en")
+    page, status, _, panels, *_ = changes(engine(), page, str(two), "en")
     assert "step 7 of 10" in status and "<svg" in panels
     status = changes(engine(), page, str(two), "zh")[1]
     assert "运行中" in status
 
 
 def test_without_a_run_it_says_what_to_do() -> None:
-    page, status, alarms, _ = changes(engine(), Shown(), "", "en")
+    page, status, alarms, *_ = changes(engine(), Shown(), "", "en")
     assert "Press Start" in status
     assert is_skip(alarms)
     assert all(map(is_skip, changes(engine(), page, "", "en")))
@@ -126,7 +126,7 @@ def test_every_state_has_words_in_every_language(tmp_path: Path, state: str, lan
 
 def test_the_board_s_own_run_before_it_has_written_anything(tmp_path: Path) -> None:
     run = own_run(tmp_path / "saves/new")
-    _, status, _, panels = changes(engine(run), Shown(), "", "en")
+    _, status, _, panels, *_ = changes(engine(run), Shown(), "", "en")
     assert 'data-state="starting"' in status
     assert "Nothing has been logged" in panels
 
@@ -154,6 +154,31 @@ def test_a_run_that_failed_at_the_start_says_why(tmp_path: Path) -> None:
     status = changes(engine(run), Shown(), "", "en")[1]
     assert 'data-state="failed"' in status
     assert "the key &lt;x&gt; does not exist" in status
+
+
+def test_a_run_that_failed_at_the_start_says_why_after_a_restart_of_the_board_too(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / STDERR_FILE).write_text(
+        "words\nTraceback (most recent call last):\n  File 'x'\nValueError: no such <key>\n"
+    )
+    status = changes(engine(), Shown(), str(folder), "en")[1]
+    assert 'data-state="failed"' in status and "no such &lt;key&gt;" in status
+    with (folder / STDERR_FILE).open("a") as file:
+        file.write("[INFO|2026-11-23] it was caught, and training goes on\n")
+    assert 'data-state="unknown"' in changes(engine(), Shown(), str(folder), "en")[1]
+
+
+def test_the_charts_that_tell_less_are_folded(tmp_path: Path) -> None:
+    names = ("reward", "accuracy", "loss", "learning_rate", "grad_norm", "entropy", "kl", "completions/length")
+    folder = write_run(tmp_path / "run")
+    (folder / METRICS_FILE).write_text(
+        "".join(json.dumps({"step": s, **dict.fromkeys(names, s)}) + "\n" for s in (1, 2))
+    )
+    *_, panels, more, box = changes(engine(), Shown(), str(folder), "en")
+    assert panels.count("<svg") == live.FIRST_CHARTS
+    assert more.count("<svg") >= 1 and box["visible"]
+    assert "Loss" in panels + more
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
