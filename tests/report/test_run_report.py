@@ -95,6 +95,16 @@ def test_a_whole_run(tmp_path: Path) -> None:
         assert f"{kind} " in words
 
 
+def test_every_colour_has_a_value_on_light_and_on_dark_ground(tmp_path: Path) -> None:
+    write_grpo_run(tmp_path / "run", num_steps=8)
+    write_report([tmp_path / "run"])
+    text = (tmp_path / "run" / "report.html").read_text()
+    style = text[text.index("<style>") : text.index("</style>")]
+    light, dark = re.findall(r":root \{([^}]*)\}", style)[:2]
+    used = set(re.findall(r"var\((--(?:chart-\d|before|after|good|bad|ink|soft|paper|card|line|warn)[\w-]*)\)", text))
+    assert used and used <= set(re.findall(r"(--[\w-]+):", light)) & set(re.findall(r"(--[\w-]+):", dark))
+
+
 def test_the_figures_are_those_of_the_files(tmp_path: Path) -> None:
     folder = tmp_path / "grpo"
     folder.mkdir()
