@@ -52,11 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_vllm_parser(commands)
     add_report_parser(commands)
 
-    commands.add_parser(
-        "doctor",
-        help="print versions, whether the plugin is active, and what is wrong",
-        description="Check the installation, one line each. The exit code is 1 where something is wrong.",
-    )
+    add_doctor_parser(commands)
 
     init = commands.add_parser(
         "init",
@@ -67,6 +63,28 @@ def build_parser() -> argparse.ArgumentParser:
     init.add_argument("folder", metavar="DIR", type=Path, help="where to copy to; made if needed")
     init.add_argument("--force", action="store_true", help="overwrite files that exist")
     return parser
+
+
+def add_doctor_parser(commands: Any) -> None:
+    """The parser of `lcot doctor`."""
+    doctor = commands.add_parser(
+        "doctor",
+        help="what is wrong with the installation, or with a recipe; the memory that it needs",
+        description="Check the installation, one line each; with a recipe, check that instead: its arguments, files "
+        "that it names, its data (entries, lengths, gold answers, template), the arithmetic of its batches, the memory "
+        "of every phase and the largest settings that fit. No weights are loaded or downloaded. The exit code is 1 "
+        "where something is wrong.",
+    )
+    doctor.add_argument("config", metavar="RECIPE.yaml", nargs="?", help="the run's configuration")
+    doctor.add_argument("overrides", nargs="*", metavar="key=value", help="keys that take precedence")
+    doctor.add_argument("--dry-run", action="store_true", help="arguments, files and entries only; opens no data")
+    doctor.add_argument(
+        "--download", action="store_true", help="fetch the configuration, tokenizer and data sets that are not here"
+    )
+    doctor.add_argument("--processes", metavar="N", type=int, default=1, help="GPUs of the run; default: 1")
+    doctor.add_argument("--memory", metavar="GIB", type=float, help="of a GPU; default: what this machine's first has")
+    doctor.add_argument("--records", metavar="N", type=int, default=500, help="read of each data set; default: 500")
+    doctor.add_argument("--json", metavar="FILE", type=Path, dest="json_file", help="write findings and estimates")
 
 
 def add_data_parser(commands: Any) -> None:
@@ -292,9 +310,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for path in copy_recipes(arguments.folder, overwrite=arguments.force):
                 print(path)
             return 0
-        from lcot_plugin import doctor
-
-        return doctor.report()
+        return doctor(**vars(arguments))
     except (LcotError, UnsupportedVersionError) as error:
         if arguments.command == "train" and os.environ.get("LOCAL_RANK") is not None:
             raise  # torchrun reports the traceback of the process that failed first
@@ -342,6 +358,44 @@ def data(command: str, action: str, **arguments: Any) -> int:
     from lcot_plugin.integration import data_command
 
     return data_command.stats(**arguments) if action == "stats" else data_command.show(**arguments)
+
+
+def doctor(
+    command: str,
+    config: str | None,
+    overrides: Sequence[str],
+    dry_run: bool,
+    download: bool,
+    processes: int,
+    memory: float | None,
+    records: int,
+    json_file: Path | None,
+) -> int:
+    """`lcot doctor`, of the installation or of a recipe."""
+    if config is None:
+        from lcot_plugin.doctor import report
+
+        return report()
+    check_overrides(overrides)
+    for name, number in (("--processes", processes), ("--records", records), ("--memory", memory)):
+        if number is not None and number <= 0:
+            raise ArgumentError(f"{name} {number} must be more than 0.")
+    if not download:
+        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # LLaMA-Factory refuses several GPUs in one process
+    quieten(progress=sys.stderr.isatty())
+    start(f"lcot {command}")
+    from lcot_plugin.integration.recipe_doctor.examine import examine
+
+    return examine(
+        config,
+        overrides,
+        dry_run=dry_run,
+        num_processes=processes,
+        memory_gib=memory,
+        num_records=records,
+        json_file=json_file,
+    )
 
 
 def reward(command: str, action: str, **arguments: Any) -> int:

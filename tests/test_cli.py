@@ -196,7 +196,7 @@ def test_data_hands_its_arguments_over(
     assert calls == [common | expected]
 
 
-@pytest.mark.parametrize("line", [["data", "stats", "x.yaml", "--outt", "y"], ["doctor", "a=1"], ["data"]])
+@pytest.mark.parametrize("line", [["data", "stats", "x.yaml", "--outt", "y"], ["doctor", "--colour"], ["data"]])
 def test_unknown_arguments_are_refused(line: list[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main(line)
