@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from lcot_plugin.integration.refusals import RunArguments
 from lcot_plugin.integration.run_record import run_record
 from lcot_plugin.protocols import NoWatcher
+from lcot_plugin.report.masking import masked
 from lcot_plugin.report.progress import Progress
 from lcot_plugin.report.run_log import (
     ALARMS_FILE,
@@ -61,7 +62,7 @@ class RunFiles(TrainerCallback, NoWatcher):
             return
         try:
             before = read_json(self.folder / RUN_FILE) or {}
-        except ValueError:  # broken: the new one replaces it
+        except (ValueError, OSError):  # broken: the new one replaces it
             before = {}
         self.progress.state("loading")
         if record["trains"] or not before.get("trains"):
@@ -77,7 +78,9 @@ class RunFiles(TrainerCallback, NoWatcher):
             return
         state, message = ending(error)
         if isinstance(error, RunStopped):
-            last = newest_whole(self.folder, lambda line: None)
+            last = None
+            with suppress(OSError):  # the disk may be what has gone
+                last = newest_whole(self.folder, lambda line: None)
             message = f"{message} {last} is whole." if last else f"{message} Nothing had been trained yet."
         self.progress.close(state, message)
         if self.num_lost:
@@ -182,7 +185,7 @@ def ending(error: BaseException | None) -> tuple[str, str | None]:
             return "stopped", "Ctrl-C ended the run before it had trained."
         case SystemExit() if error.code in (None, 0):
             return "finished", None
-    told = f"{type(error).__name__}: {error}".strip()
+    told = masked(f"{type(error).__name__}: {error}".strip())
     left_out = len(told) - MAX_MESSAGE
     return "failed", told if left_out <= 0 else f"({left_out:,} characters left out) ...{told[-MAX_MESSAGE:]}"
 

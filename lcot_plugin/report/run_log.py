@@ -29,6 +29,9 @@ FORMAT = 1
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 """JSON has no such numbers: they are written as these words, and `read_metrics` turns them back."""
+SURROGATES = "backslashreplace"
+r"""How half a character is written, as in the name of a file that is no UTF-8: as \udcff, which in JSON is itself."""
+_BLOCK = 1 << 16
 
 
 # Lines
@@ -92,7 +95,7 @@ def _number(value: Any) -> int | float | str | None:
         return int(value)
     try:
         number = float(value) if not isinstance(value, str | bytes) else None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last of a tensor of several numbers
         return None
     if number is None or math.isfinite(number):
         return number
@@ -105,18 +108,40 @@ class StepLog:
     def __init__(self, path: Path, warn: Callable[[str], None] = print):
         """warn: is told of lines that are dropped since they cannot be read."""
         self.path, self.warn = Path(path), warn
+        self._is_whole = False
+        """Whether the file is known to end with a whole line."""
 
     def write(self, lines: Iterable[dict[str, Any]]) -> None:
         """All of the lines, or none where the disk is full (OSError)."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._is_whole:
+            self._cut_half_line()
         size = self.path.stat().st_size if self.path.exists() else 0
         try:
-            with self.path.open("a", encoding="utf-8") as file:
+            with self.path.open("a", encoding="utf-8", errors=SURROGATES) as file:
                 file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         except OSError:
             if self.path.exists():
                 os.truncate(self.path, size)
             raise
+
+    def _cut_half_line(self) -> None:
+        """Removes what a kill has left of a line: the next one would be written on into it."""
+        if self.path.exists():
+            with self.path.open("r+b") as file:
+                end = file.seek(0, os.SEEK_END)
+                kept = end
+                while kept > 0:
+                    start = max(0, kept - _BLOCK)
+                    file.seek(start)
+                    newline = file.read(kept - start).rfind(b"\n")
+                    if newline >= 0:
+                        kept = start + newline + 1
+                        break
+                    kept = start
+                if kept < end:
+                    file.truncate(kept)
+        self._is_whole = True
 
     def drop_from_step(self, step: int) -> None:
         """Cuts the file before the first line of `step` or later ones, or of which a kill has left a part."""
@@ -175,7 +200,8 @@ def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.tmp")
     try:
-        partial.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+        partial.write_text(text, encoding="utf-8", errors=SURROGATES)
         partial.replace(path)
     except OSError:
         partial.unlink(missing_ok=True)

@@ -79,16 +79,17 @@ def read_run(folder: Path) -> Run:
     if not holds_run(folder) and not evaluated:
         raise DataError(f"{folder} holds no run: none of {', '.join(_MARKS)} is there. Name the output_dir of a run.")
     record = read_json(folder / RUN_FILE) or {}
-    if record.get("format", FORMAT) > FORMAT:
+    version = record.get("format", FORMAT)
+    if isinstance(version, int) and version > FORMAT:
         raise DataError(
-            f"{folder / RUN_FILE} was written by a later lcot_plugin (format {record['format']}, this one reads "
+            f"{folder / RUN_FILE} was written by a later lcot_plugin (format {version}, this one reads "
             f"{FORMAT}): update the package."
         )
     completions = folder / COMPLETIONS_FILE
     return Run(
         folder=folder,
         record=record,
-        metrics=read_metrics(folder / METRICS_FILE) or list(_older_metrics(folder)),
+        metrics=_metrics(folder, record),
         alarms=read_json_lines(folder / ALARMS_FILE),
         progress=read_json(folder / PROGRESS_FILE),
         completions=completions if completions.is_file() else None,
@@ -117,7 +118,7 @@ def _is_alive(pid: Any) -> bool:
         return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # the latter of a number that no process can have
         return False
     except PermissionError:
         return True  # of another user
@@ -168,18 +169,28 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
 
 
 def _last_written(folder: Path) -> float:
-    times = []
-    for path in [*(folder / name for name in _MARKS), *eval_completion_files(folder)]:
-        try:
-            times.append(path.stat().st_mtime)
-        except OSError:
-            continue
-    return max(times, default=0.0)
+    return max(map(_modified, [*(folder / name for name in _MARKS), *eval_completion_files(folder)]), default=0.0)
+
+
+def _modified(path: Path) -> float:
+    """Unix seconds; 0 of a file that is not there, or not any more."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _metrics(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those of an older version's files only where they are this run's: a run that has just begun in their folder has
+    a record, and no metrics yet."""
+    found = read_metrics(folder / METRICS_FILE)
+    return found if found or record.get("trains") else list(_older_metrics(folder))
 
 
 def _older_metrics(folder: Path) -> Iterator[dict[str, Any]]:
     """Of a run before there was metrics.jsonl: the trainer's own history, else LLaMA-Factory's log."""
-    states = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
+    # Of a checkpoint that a running run has just removed, nothing is left to be read.
+    states = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=_modified)
     for path in (folder / "trainer_state.json", *reversed(states)):
         state = read_json(path)
         if state is not None:

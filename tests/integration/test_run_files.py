@@ -201,6 +201,18 @@ def test_the_end_of_a_long_error_is_kept() -> None:
     assert len(message) < MAX_MESSAGE + 100
 
 
+def test_an_error_is_told_without_secrets() -> None:
+    state, message = ending(RuntimeError("no answer of http://me:hunter2@host:8000/v1?api_key=0123"))
+    assert (state, message) == ("failed", "RuntimeError: no answer of http://***@host:8000/v1?api_key=***")
+
+
+def test_a_name_that_is_no_text_does_not_hide_how_a_run_ended(tmp_path: Path) -> None:
+    files = RunFiles(tmp_path, pytest.fail)
+    files.begin({"trains": True})
+    files.end(OSError("/data/\udcff.png"))
+    assert (read_json(tmp_path / "progress.json") or {})["message"] == "OSError: /data/\udcff.png"
+
+
 def test_a_stopped_run_names_its_checkpoint(tmp_path: Path) -> None:
     files = RunFiles(tmp_path, pytest.fail)
     files.end(RunStopped(signal.SIGTERM))

@@ -89,3 +89,8 @@ def test_no_room_is_said_once_and_ends_nothing(tmp_path):
     images = CompletionImages(tmp_path / "out", warned.append)
     assert images(encoded()) is None and images(encoded(color=(1, 2, 3))) is None
     assert images.num_lost == 2 and len(warned) == 1 and "training goes on" in warned[0]
+
+
+def test_a_picture_that_proves_broken_ends_nothing(images):
+    picture = Image.open(io.BytesIO(encoded(size=(64, 64), color=(1, 2, 3))[:80]))  # read only when it is used
+    assert images(picture) is None

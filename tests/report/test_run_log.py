@@ -156,7 +156,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
     write_json(path, {"state": "läuft"})
     assert read_json(path) == {"state": "läuft"}
 
-    def full(self, text, encoding):
+    def full(self, text, **_):
         self.write_bytes(text.encode()[:3])
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -172,3 +172,38 @@ def test_a_file_that_is_none_of_ours_is_named(tmp_path, contents):
     (tmp_path / "run.json").write_bytes(contents)
     with pytest.raises(DataError, match=r"run\.json .*Remove it"):
         read_json(tmp_path / "run.json")
+
+
+# --- what nobody expects ----------------------------------------------------------------------------------------------
+
+
+def test_half_a_character_in_a_name_is_written_and_read(tmp_path):
+    line = {"step": 1, "message": "/data/\udcff.png: 答案"}
+    StepLog(tmp_path / "alarms.jsonl").write([line])
+    assert read_json_lines(tmp_path / "alarms.jsonl") == [line]
+    write_json(tmp_path / "progress.json", line)
+    assert read_json(tmp_path / "progress.json") == line
+
+
+@pytest.mark.parametrize("half", ['{"st', '{"step": 9', "x" * 200_000])
+@pytest.mark.parametrize("before", [[], [{"step": 1}, {"step": 2}]])
+def test_a_line_is_not_written_on_into_what_a_kill_has_left(tmp_path, half, before):
+    path = tmp_path / "metrics.jsonl"
+    StepLog(path).write(before)
+    with path.open("a") as file:
+        file.write(half)
+    log = StepLog(path)
+    log.write([{"step": 0}])
+    log.write([{"step": 3}])
+    assert read_json_lines(path) == [*before, {"step": 0}, {"step": 3}]
+
+
+class Several:
+    """As a tensor with several numbers."""
+
+    def __float__(self):
+        raise RuntimeError("a Tensor with 2 elements cannot be converted to Scalar")
+
+
+def test_what_is_no_single_number_is_left_out():
+    assert metric_line(1, 0.0, {"loss": 0.5, "losses": Several()}) == {"step": 1, "epoch": None, "time": 0, "loss": 0.5}

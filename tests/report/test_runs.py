@@ -176,3 +176,30 @@ def test_the_search_ends(tmp_path):
     (tmp_path / "deeper" / "loop").symlink_to(tmp_path)
     assert len(find_runs(tmp_path)) == MAX_DEPTH + 1
     assert holds_run(tmp_path) and not holds_run(tmp_path / "deeper" / "not there")
+
+
+# --- what nobody expects ----------------------------------------------------------------------------------------------
+
+
+def test_a_new_run_does_not_show_the_curves_of_the_one_before(tmp_path):
+    write(tmp_path / "trainer_state.json", {"log_history": [{"step": 1, "loss": 0.5}]})
+    write(tmp_path / "run.json", {"format": 1, "trains": True})
+    assert read_run(tmp_path).metrics == []
+    write(tmp_path / "run.json", {"format": 1, "trains": False})
+    assert read_run(tmp_path).metrics == [{"step": 1, "loss": 0.5}], "it evaluates what was trained there"
+
+
+def test_a_file_of_another_programs_run_has_another_format(tmp_path):
+    write(tmp_path / "run.json", {"format": "csv"})
+    assert read_run(tmp_path).record == {"format": "csv"}
+
+
+def test_a_checkpoint_may_go_while_it_is_looked_for(tmp_path):
+    (tmp_path / "checkpoint-5").mkdir()
+    (tmp_path / "checkpoint-5" / "trainer_state.json").symlink_to(tmp_path / "gone")
+    write(tmp_path / "trainer_log.jsonl", [{"current_steps": 1, "loss": 0.5}], lines=True)
+    assert read_run(tmp_path).metrics == [{"step": 1, "loss": 0.5}]
+
+
+def test_a_number_that_is_no_process_is_gone():
+    assert run_state({"state": "running", "pid": 2**70}) == "killed"
