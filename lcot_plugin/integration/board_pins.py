@@ -9,6 +9,7 @@ from lcot_plugin.integration.pins import Pin
 
 _RUNNER = "integration/webui.py"
 _PAGE = "integration/board/page.py"
+_LOADING = "integration/board/loading.py"
 _COMMAND = "integration/board/command.py"
 
 BOARD_PINS: tuple[Pin, ...] = (
@@ -103,6 +104,7 @@ BOARD_PINS: tuple[Pin, ...] = (
         "replaces functions that it calls; a tab is added before the footer, behind the others",
         parameters="demo_mode",
         calls=(
+            'engine.manager.add_elems("top", create_top())',
             'engine.manager.add_elems("train", create_train_tab(engine))',
             'engine.manager.add_elems("footer", create_footer())',
             "lang.change(engine.change_lang, [lang], engine.manager.get_elem_list()",

@@ -10,9 +10,8 @@ for GRPO the data sets without preference pairs. Can go when stages can be regis
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from types import ModuleType
 from typing import Any
 
@@ -32,15 +31,15 @@ def apply(module: ModuleType) -> None:
     """Adds the stage, and wraps what checks and what collects the arguments in `Runner`."""
     import gradio as gr
 
-    from lcot_plugin.integration.board import command, process, texts
+    from lcot_plugin.integration.board import command, loading, process, texts
     from lcot_plugin.integration.board.arguments import contradictions, faults, merged, written_keys
     from lcot_plugin.integration.board.controls import CONTROLS, DECLARED
-    from lcot_plugin.integration.board.page import LOADED_STAGE
     from lcot_plugin.integration.board.panels import tracks
 
     module.TRAINING_STAGES[STAGE_LABEL] = "grpo"
     process.apply(module)
     command.apply(module)
+    loading.apply(module)
     original, original_check = module.Runner._parse_train_args, module.Runner._initialize
 
     def held(self: Any, data: dict[Any, Any], name: str) -> Any:
@@ -83,19 +82,6 @@ def apply(module: ModuleType) -> None:
             gr.Warning(texts.alert("extra_wins", lang, key=key, wins=wins, loses=loses))
         return ""
 
-    def remembering(load: Callable[..., dict[Any, Any]]) -> Callable[..., dict[Any, Any]]:
-        """`load`, which sets components to a file's values, leaving word of the stage that it sets (see `page`)."""
-
-        @functools.wraps(load)
-        def loading(self: Any, *inputs: Any) -> dict[Any, Any]:
-            loaded = load(self, *inputs)
-            setattr(self, LOADED_STAGE, loaded.get(self.manager.get_elem_by_id("train.training_stage")))
-            return loaded
-
-        return loading
-
-    module.Runner.load_args = remembering(module.Runner.load_args)
-    module.Runner.check_output_dir = remembering(module.Runner.check_output_dir)
     module.Runner._parse_train_args, module.Runner._initialize = _parse_train_args, _initialize
 
 

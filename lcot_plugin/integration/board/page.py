@@ -22,11 +22,10 @@ import gradio as gr
 
 from lcot_plugin.demo.model import MODEL_DIR
 from lcot_plugin.integration.board import data_preview, live, panels, texts, view_texts, viewer
+from lcot_plugin.integration.board.loading import Kept
 
 DEMO_MODEL = "lcot-demo-Qwen2.5-VL-1M"
 """The embedded model in the Board's list."""
-LOADED_STAGE = "lcot_loaded_stage"
-"""Attribute of the Board's runner: the stage of the configuration that it has loaded last, until the page has it."""
 ROLLOUTS_TAB = "Rollouts"
 
 
@@ -34,16 +33,23 @@ def apply(module: ModuleType) -> None:
     """Wraps the functions that `create_ui` looks up in `module`, and adds our texts and the demo model."""
     add_texts()
     add_demo_model()
-    engines: list[Any] = []
-    create_train_tab, create_footer = module.create_train_tab, module.create_footer
+    pages: list[Kept] = []  # of a page that is being built, whose functions are called in this order
+    create_top, create_train_tab, create_footer = module.create_top, module.create_train_tab, module.create_footer
+
+    def top_of_page() -> dict[str, Any]:
+        from llamafactory.webui.components import top
+
+        pages.append(kept := Kept())
+        with mock.patch.object(top, "get_model_info", kept.get_model_info(top.get_model_info)):
+            return create_top()
 
     def train_tab(engine: Any) -> dict[str, Any]:
-        engines.append(engine)
-        return compose_train_tab(engine, create_train_tab)
+        pages[-1].engine = engine
+        return compose_train_tab(engine, create_train_tab, pages[-1])
 
     def footer() -> dict[str, Any]:
         # The footer is built behind the last tab: what is a tab here stands beside the others.
-        engine = engines.pop()
+        engine = pages.pop().engine
         for tab in ("train", "eval"):
             folder = engine.manager.get_elem_by_id(f"{tab}.dataset_dir")
             folder.value = panels.default_dataset_dir(folder.value)
@@ -52,6 +58,7 @@ def apply(module: ModuleType) -> None:
                 engine.manager.add_elems("rollouts", viewer.create_viewer_tab(engine))
         return create_footer()
 
+    module.create_top = top_of_page
     module.create_train_tab, module.create_footer = train_tab, footer
 
 
@@ -73,7 +80,7 @@ def add_demo_model() -> None:
     constants.MULTIMODAL_SUPPORTED_MODELS.add(DEMO_MODEL)
 
 
-def compose_train_tab(engine: Any, create_train_tab: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+def compose_train_tab(engine: Any, create_train_tab: Callable[[Any], dict[str, Any]], kept: Kept) -> dict[str, Any]:
     """Builds the tab in the current Blocks; the Board's own components and ours, by name."""
     from llamafactory.webui.components import train
 
@@ -83,7 +90,7 @@ def compose_train_tab(engine: Any, create_train_tab: Callable[[Any], dict[str, A
     inputs = manager.get_base_elems() | made.inputs
     with (
         mock.patch.object(manager, "get_base_elems", lambda: inputs),  # which create_train_tab completes
-        mock.patch.object(train, "change_stage", keep_what_is_loaded(engine, train.change_stage)),
+        mock.patch.object(train, "change_stage", kept.change_stage(train.change_stage)),
     ):
         board = create_train_tab(engine)
     manager.add_elems("train", {**board, **made.components})  # what follows may ask the manager for them
@@ -97,24 +104,6 @@ def compose_train_tab(engine: Any, create_train_tab: Callable[[Any], dict[str, A
         view = live.create_live_view(engine, manager.get_elem_by_id("top.lang"))
         place(tab, view["live_box"], after=board["start_btn"])
     return {**board, **made.components, **records, **view}
-
-
-def keep_what_is_loaded(engine: Any, change_stage: Callable[[str], Any]) -> Callable[[str], Any]:
-    """`change_stage`, which empties the choice of data sets, except where a file or a running training set the stage.
-
-    gradio tells a component's change by an event of the same kind, whoever changed it: a configuration of another stage
-    would come back without its data sets.
-    """
-
-    def changed(training_stage: str) -> Any:
-        runner, stage = engine.runner, engine.manager.get_elem_by_id("train.training_stage")
-        loaded = runner.__dict__.pop(LOADED_STAGE, None)
-        running = (runner.running_data or {}).get(stage) if runner.running else None
-        if training_stage in (loaded, running):
-            return gr.skip(), gr.skip()
-        return change_stage(training_stage)
-
-    return changed
 
 
 def place(tab: Any, box: Any, *, before: Any = None, after: Any = None) -> None:

@@ -83,7 +83,7 @@ CONTROLS = {
     "grpo_sampler_correction_cap": ("Largest correction", "Weights above it are bounded or left out."),
     "grpo_async_rollouts": ("Asynchronous rollouts", "Write the next rollout while this one trains."),
     "grpo_vllm_python": ("Python of vLLM", "Of the environment made by lcot vllm install; the run starts a server."),
-    "grpo_vllm_url": ("Running vLLM servers", "Comma-separated, for example http://127.0.0.1:8000."),
+    "grpo_vllm_url": ("Running vLLM servers", "Comma-separated, for example `http://127.0.0.1:8000`."),
     "grpo_vllm_devices": ("Devices of the server", "For example 6,7; empty: those of the training, taking turns."),
     "grpo_vllm_tensor_parallel": ("Tensor parallel", "Devices over which the server splits the model."),
     "grpo_vllm_memory": ("Memory of the server", "Share of a device's memory that it may take."),

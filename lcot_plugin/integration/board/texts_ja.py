@@ -80,7 +80,7 @@ CONTROLS = {
     "grpo_sampler_correction_cap": ("補正の上限", "超える重みは制限または除外されます。"),
     "grpo_async_rollouts": ("非同期ロールアウト", "学習中に次のロールアウトを生成します。"),
     "grpo_vllm_python": ("vLLM の Python", "lcot vllm install で作った環境のもの。実行がサーバーを起動します。"),
-    "grpo_vllm_url": ("稼働中の vLLM サーバー", "カンマ区切り、例 http://127.0.0.1:8000。"),
+    "grpo_vllm_url": ("稼働中の vLLM サーバー", "カンマ区切り、例 `http://127.0.0.1:8000`。"),
     "grpo_vllm_devices": ("サーバーのデバイス", "例 6,7。空欄は学習と同じものを交互に使用。"),
     "grpo_vllm_tensor_parallel": ("テンソル並列", "サーバーがモデルを分割するデバイス数。"),
     "grpo_vllm_memory": ("サーバーのメモリ", "使ってよいデバイスメモリの割合。"),

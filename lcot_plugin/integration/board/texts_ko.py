@@ -83,7 +83,7 @@ CONTROLS = {
     "grpo_sampler_correction_cap": ("최대 보정", "넘는 가중치는 제한하거나 제외합니다."),
     "grpo_async_rollouts": ("비동기 롤아웃", "학습하는 동안 다음 롤아웃을 만듭니다."),
     "grpo_vllm_python": ("vLLM의 Python", "lcot vllm install로 만든 환경의 것. 실행이 서버를 시작합니다."),
-    "grpo_vllm_url": ("실행 중인 vLLM 서버", "쉼표로 구분, 예: http://127.0.0.1:8000."),
+    "grpo_vllm_url": ("실행 중인 vLLM 서버", "쉼표로 구분, 예: `http://127.0.0.1:8000`."),
     "grpo_vllm_devices": ("서버 장치", "예: 6,7. 비우면 학습과 번갈아 같은 장치를 사용."),
     "grpo_vllm_tensor_parallel": ("텐서 병렬", "서버가 모델을 나누는 장치 수."),
     "grpo_vllm_memory": ("서버 메모리", "사용할 수 있는 장치 메모리의 비율."),

@@ -67,7 +67,7 @@ CONTROLS = {
     "grpo_sampler_correction_cap": ("最大校正权重", "超过者被限制或排除。"),
     "grpo_async_rollouts": ("异步采样", "训练本批时生成下一批回答。"),
     "grpo_vllm_python": ("vLLM 的 Python", "lcot vllm install 所建环境的 Python；运行会启动服务器。"),
-    "grpo_vllm_url": ("已运行的 vLLM 服务器", "用英文逗号分隔，例如 http://127.0.0.1:8000。"),
+    "grpo_vllm_url": ("已运行的 vLLM 服务器", "用英文逗号分隔，例如 `http://127.0.0.1:8000`。"),
     "grpo_vllm_devices": ("服务器设备", "例如 6,7；留空则与训练轮流使用相同设备。"),
     "grpo_vllm_tensor_parallel": ("张量并行", "服务器将模型切分到的设备数。"),
     "grpo_vllm_memory": ("服务器显存", "可占用的设备显存比例。"),

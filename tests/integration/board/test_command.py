@@ -17,6 +17,7 @@ from board_page import DEFAULT_STAGE, ROOT, Board, command_line, options, parse
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lcot_plugin.demo.model import MODEL_DIR
 from lcot_plugin.integration.board.command import MARK, cleaned, command_text, controls_of, save_cmd
 from lcot_plugin.integration.board.controls import CONTROLS
 
@@ -143,13 +144,32 @@ def test_a_saved_configuration_comes_back(board: Board) -> None:
     assert update[board.elem("train.output_box")] == board.preview(**settings)
 
 
-def test_a_loaded_stage_does_not_empty_the_data_sets(board: Board) -> None:
-    board.engine.runner.save_args(board.inputs(config_path="stage.yaml"))
-    (event,) = board.events("changed")
-    assert event.fn("DPO") == ([], False)  # a user's choice does
-    board.engine.runner.load_args("en", "stage.yaml")
-    assert event.fn("GRPO") == (gr.skip(), gr.skip())
-    assert event.fn("DPO") == ([], False)
+def test_what_was_loaded_is_not_overwritten_by_the_board_s_events(board: Board) -> None:
+    runner = board.engine.runner
+    (stage,) = board.events("keep_data_sets")
+    model = board.events("keep_template")[0].fn
+    chosen = {"top.model_name": "lcot-demo-Qwen2.5-VL-1M", "top.template": "qwen2_vl_lcot"}
+    runner.save_args(board.inputs(config_path="kept.yaml", **chosen))
+    assert stage.fn("DPO") == ([], False)  # a user's choice empties the data sets
+    runner.load_args("en", "kept.yaml")
+    for _ in range(2):  # gradio may report a change twice
+        assert stage.fn("GRPO") == (gr.skip(), gr.skip())
+        assert model("lcot-demo-Qwen2.5-VL-1M") == (str(MODEL_DIR), "qwen2_vl_lcot")
+    assert stage.fn("DPO") == ([], False)
+    assert stage.fn("GRPO") == ([], False)
+    assert model("Custom")[1] == "default"
+    assert model("lcot-demo-Qwen2.5-VL-1M") == (str(MODEL_DIR), "qwen2_vl")
+
+
+def test_the_page_of_a_running_training_keeps_its_settings(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = board.engine.runner
+    monkeypatch.setattr(runner, "lcot_loaded", {}, raising=False)
+    monkeypatch.setattr(runner, "running", True)
+    monkeypatch.setattr(runner, "running_data", board.inputs(**{"top.model_path": "mine", "top.template": "smolvlm"}))
+    (stage,) = board.events("keep_data_sets")
+    assert stage.fn("GRPO") == (gr.skip(), gr.skip())
+    assert board.events("keep_template")[0].fn("Custom") == ("mine", "smolvlm")
+    assert stage.fn("DPO") == ([], False)
 
 
 def test_what_was_saved_without_controls_puts_them_back(board: Board) -> None:
