@@ -26,7 +26,7 @@ class RangeRow(NamedTuple):
     share: Share
     colour: str
     """CSS."""
-    count: str
+    base: str
     """What stands behind it: `200 problems`."""
 
 
@@ -42,7 +42,7 @@ def ranges(rows: Sequence[RangeRow | None], label: str) -> Html:
         dot = tag("b", style=f"left:{100 * row.share.value:.1f}%;background:{row.colour}")
         value = join([tag("b", percent(row.share.value)), " ", percents(row.share.interval)])
         name = tag("div", tag("span", class_="key", style=f"background:{row.colour}"), row.name, class_="name")
-        shown = tag("div", value, tag("span", f" of {row.count}", class_="soft"), class_="value")
+        shown = tag("div", value, tag("span", f" of {row.base}", class_="soft"), class_="value")
         parts.append(tag("div", name, tag("div", line, dot, class_="range", aria_hidden="true"), shown, class_="row"))
     levels = (tag("span", level) for level in ("0%", "50%", "100%"))
     scale = tag("div", *levels, class_="scale", aria_hidden="true")

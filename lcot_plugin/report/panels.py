@@ -249,9 +249,10 @@ def compared_panels(runs: Mapping[str, Sequence[Mapping[str, Any]]], stage: str 
         for found in of_runs.values():
             for metric in found:
                 counts[metric] = counts.get(metric, 0) + 1
-        metric = next((metric for metric, count in counts.items() if count > 1), None)
-        if metric is None:
+        common = [metric for metric, count in counts.items() if count > 1]
+        if not common:
             continue
+        metric = common[0]
         shared = {name: found[metric] for name, found in of_runs.items() if metric in found}
         series = [Series(name, c.steps, c.values, dots=metric.startswith("eval_")) for name, c in shared.items()]
         label = next(iter(shared.values())).label

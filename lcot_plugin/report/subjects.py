@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -53,8 +53,8 @@ class Answers:
 
     def where(self, chosen: np.ndarray) -> Answers:
         """Those that are chosen; bool [N]."""
-        columns = (self.steps, self.problems, self.sources, self.right, self.truncated, self.tokens)
-        return Answers(*(column[chosen] for column in columns), self.source_names)
+        names = ("steps", "problems", "sources", "right", "truncated", "tokens")
+        return replace(self, num_unjudged=0, **{name: getattr(self, name)[chosen] for name in names})
 
     def accuracy(self) -> Share | None:
         """Of all of them, the interval taken over prompts. None where there are none."""

@@ -123,7 +123,7 @@ def _machine(record: dict[str, Any]) -> Html:
 
 def grouped(arguments: dict[str, Any]) -> list[tuple[str, list[str]]]:
     """Keys under their headings, in the order in which they were written."""
-    found: dict[str, list[str]] = {title: [] for title, _ in GROUPS} | {OTHER: []}
+    found: dict[str, list[str]] = {title: [] for title in (*(title for title, _ in GROUPS), OTHER)}
     for key in arguments:
         title = next((title for title, starts in GROUPS if str(key).startswith(starts)), OTHER)
         found[title].append(key)

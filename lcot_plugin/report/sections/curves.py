@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from lcot_plugin.report.charts import Mark
 from lcot_plugin.report.page import Html, Section, count, folded, join, listed, paragraph, tag
@@ -47,5 +48,5 @@ def charts(panels: Sequence[Panel]) -> Html:
     return tag("div", *shown, class_="charts")
 
 
-def known_steps(subject: Subject) -> list[dict[str, object]]:
+def known_steps(subject: Subject) -> list[dict[str, Any]]:
     return [alarm for alarm in subject.run.alarms if isinstance(alarm.get("step"), int)]

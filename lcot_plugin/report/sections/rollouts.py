@@ -84,7 +84,7 @@ def _of_subject(subject: Subject, max_rollouts: int, own: Budget, budget: Budget
     spent = num_shown = num_left_out = 0
     parts: list[Html] = []
     for (order, title, meaning), refs in kinds:
-        groups = []
+        groups: list[Html] = []
         for ref in refs:
             shown = _group(table, ref, pool, weights, own.text_bytes - spent, budget)
             if shown is None:
