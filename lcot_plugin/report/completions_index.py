@@ -103,6 +103,9 @@ class CompletionsIndex:
         try:
             with self.path.open("rb") as file:
                 return self._grow(file, until)
+        except LcotError:
+            self._reset()  # nothing is passed over: the line is named again the next time
+            raise
         except FileNotFoundError as error:
             raise LcotError(f"{self.path}: no such file. `grpo_log_completions: true` makes a run write it.") from error
 
@@ -153,12 +156,12 @@ class CompletionsIndex:
             size = len(line) + 1
             if line.strip():
                 values = self._values(line, offset)
-                sample = values.get("sample", _MISSING)
+                sample = values.get("sample")
                 row = (
                     offset,
                     size,
                     values["step"],
-                    sample if type(sample) is int else 0 if sample == "greedy" else _MISSING,
+                    0 if sample == "greedy" else _integer(sample),
                     _integer(values.get("group")),
                     _integer(values.get("record")),
                     _integer(values.get("num_tokens")),
@@ -192,9 +195,9 @@ class CompletionsIndex:
     def _values(self, line: bytes, offset: int) -> dict[str, Any]:
         try:
             values = parse_line(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._line_error(offset, f"is no JSON ({error})") from error
-        if not isinstance(values, dict) or type(values.get("step")) is not int:
+        if not isinstance(values, dict) or _integer(values.get("step")) < 0:
             raise self._line_error(offset, "is no completion: an object with a whole number `step` is expected")
         if not isinstance(values.get("completion"), str):
             raise self._line_error(offset, "is no completion: it has no text `completion`")
@@ -281,7 +284,7 @@ def _integer(value: Any) -> int:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
+    return float(value) if isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 62) else math.nan
 
 
 def _text_range(line: bytes, key: bytes) -> tuple[int, int]:

@@ -162,7 +162,12 @@ class CompletionsTable:
 
     def refresh(self, seconds: float | None = None) -> bool:
         """Takes in what the run has written since, and what `open` had no time for; returns whether there was any."""
-        changed = self._index.grow(seconds)
+        try:
+            changed = self._index.grow(seconds)
+        except LcotError:
+            self._bounds = np.zeros(1, np.int64)  # as the index is: empty
+            self._found.clear()
+            raise
         if changed:
             self._bounds = self._group_bounds()
             self._found.clear()

@@ -26,6 +26,9 @@ from lcot_plugin.types import Ending, Outcome
 MAX_CHARS = 60_000
 """Of one completion; 16,000 tokens of English are about as much."""
 MAX_QUESTION = 20_000
+MAX_PICTURES = 32
+"""Of one prompt."""
+MAX_REWARDS = 50
 MAX_ANSWER = 2_000
 """Characters of a gold answer, and of an extracted one."""
 MARKS = {
@@ -116,7 +119,10 @@ def _change(change: Change, words: Mapping[str, str]) -> str:
 def _prompt(line: Mapping[str, Any], pictures: PicturePool, words: Mapping[str, str]) -> str:
     names = line.get("images") or []
     names = names if isinstance(names, list) else [names]
-    figures = "".join(_figure(number, str(name), pictures, words) for number, name in enumerate(names, 1))
+    shown = names[:MAX_PICTURES]
+    figures = "".join(_figure(number, str(name), pictures, words) for number, name in enumerate(shown, 1))
+    if len(names) > len(shown):
+        figures += f'<p class="lcot-note">{_say(words, "more_pictures", number=f"{len(names) - len(shown):,}")}</p>'
     question = ShownText(str(line.get("question") or ""), words, MAX_QUESTION)
     gold = line.get("gold")
     gold_text = f"<b>{escaped(gold, MAX_ANSWER)}</b>" if gold not in (None, "") else escaped(words["no_gold"])
@@ -246,9 +252,11 @@ def _rewards(line: Mapping[str, Any], words: Mapping[str, str], weights: Mapping
         return ""
     weights = weights or {}
     rows = []
-    for name, value in rewards.items():
+    for name, value in list(rewards.items())[:MAX_REWARDS]:
         weight = f"\u00d7 {_number(weights[name])}" if name in weights else ""
         rows.append(_reward_row(escaped(name, 80), value, weight, words))
+    if len(rewards) > MAX_REWARDS:
+        rows.append(_reward_row(f"\u2026 (+{len(rewards) - MAX_REWARDS:,})", "", "", words))
     total = _reward_row(escaped(words["total"]), line.get("reward"), "", words, "lcot-total")
     return f'<table class="lcot-rewards" aria-label="{escaped(words["rewards"])}">{"".join(rows)}{total}</table>'
 
@@ -349,7 +357,7 @@ def _value(value: Any, *, signed: bool = False, whole: bool = False) -> str | No
     """A number of a line as HTML; None where there is none; anything else as it is written."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or (isinstance(value, int) and abs(value) > 1e15):
         return escaped(value, 80)
     if whole and isinstance(value, int):
         return f"{value:,}"

@@ -112,6 +112,10 @@ def test_what_only_pythons_reader_takes() -> None:
         (b"[1]", "whole number `step`"),
         (b'{"completion": "x"}', "whole number `step`"),
         (b'{"step": true, "completion": "x"}', "whole number `step`"),
+        (b'{"step": -1, "completion": "x"}', "whole number `step`"),
+        (b'{"step": 1e3, "completion": "x"}', "whole number `step`"),
+        (b'{"step": 9' + b"9" * 40 + b', "completion": "x"}', "whole number `step`"),
+        (b"[" * 100_000, "is no JSON"),
         (b'{"step": 1}', "no text `completion`"),
         (b'{"step": 1, "completion": "x", "rewards": [1]}', "no object of numbers"),
         (b'{"step": 1, "completion": "x", "source": 3}', "source, outcome, ending"),
@@ -119,8 +123,29 @@ def test_what_only_pythons_reader_takes() -> None:
 )
 def test_a_line_that_is_no_completion_is_named(path: Path, line: bytes, what: str) -> None:
     path.write_bytes(written([completion_line()] * 2) + line + b"\n" + written([completion_line()]))
-    with pytest.raises(LcotError, match=rf"completions\.jsonl, line 3: .*{what}"):
-        index_of(path)
+    index = CompletionsIndex(path)
+    for _ in range(2):  # nothing is passed over the second time
+        with pytest.raises(LcotError, match=rf"completions\.jsonl, line 3: .*{what}"):
+            index.grow()
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_bad_line_far_from_the_end(path: Path) -> None:
+    path.write_bytes(written([completion_line()] * 3) + b"{\n" + written([completion_line()] * 20))
+    index = CompletionsIndex(path)
+    with pytest.raises(LcotError, match=r"line 4: is no JSON"):
+        while index.grow(0):
+            pass
+    with pytest.raises(LcotError, match=r"line 4: is no JSON"):
+        index.grow()
+
+
+def test_numbers_that_are_too_large(path: Path) -> None:
+    """Whatever stands for them, nothing is lost but they."""
+    huge = 10**400
+    index = index_of(write(path, [completion_line(sample=huge, record=huge, reward=huge, rewards={"a": huge})]))
+    assert index.columns["sample"].tolist() == index.columns["record"].tolist() == [-1]
+    assert math.isnan(index.columns["reward"][0]) and math.isnan(index.columns["reward/a"][0])
 
 
 def test_a_file_that_does_not_exist(path: Path) -> None:

@@ -274,6 +274,15 @@ def test_a_file_that_was_written_anew_is_not_mixed_up(table: CompletionsTable) -
         table.group(ref)
 
 
+def test_a_line_that_is_no_completion_leaves_an_empty_table(table: CompletionsTable) -> None:
+    with table.path.open("ab") as file:
+        file.write(b"{}\n")
+    for _ in range(2):
+        with pytest.raises(LcotError, match="line 241"):
+            table.refresh()
+        assert table.select(RolloutQuery()).groups == [] and table.facets().steps is None
+
+
 def test_rewards_that_are_no_numbers(tmp_path: Path) -> None:
     """json.dumps writes them so, and Python reads them."""
     table = opened(tmp_path, group_lines(0, 1, [math.nan, math.inf, 1.0]))

@@ -186,6 +186,18 @@ def test_lines_that_say_little(tmp_path: Path) -> None:
     assert "0 of 1 right" in page.text() and "\u00b7 not judged" in page.text("lcot-chip")
 
 
+def test_numbers_pictures_and_rewards_without_measure(tmp_path: Path) -> None:
+    line = completion_line(
+        reward=10**400, advantage=float("nan"), num_tokens=10**30, images=["gone.png"] * 100,
+        rewards={f"reward {number}": float("inf") for number in range(99)},
+    )  # fmt: skip
+    page = first_page(tmp_path, [line])
+    assert len(page.tags("figure")) == 32 and "68 more pictures are left out." in page.text("lcot-note")
+    assert len(page.tags("tr")) == 52 and "\u2026 (+49)" in page.text("lcot-rewards")
+    assert "inf" in page.text("lcot-rewards") and "nan" in page.text() and "1" + "0" * 30 in page.text()
+    assert "\u2026 (+321)" in page.text("lcot-rewards")
+
+
 def test_missing_pictures_are_said(tmp_path: Path) -> None:
     page = first_page(tmp_path, [completion_line(images=["gone/b.png", "<bytes in the data set>"])])
     assert "picture 1: The picture is not where the run found it." in page.text("lcot-missing")
