@@ -28,48 +28,46 @@ def rows_with_text(path: Path, columns: dict[str, np.ndarray], rows: np.ndarray,
     """
     found = np.zeros(len(rows), bool)
     needles = _needles(text)
-    starts, sizes = columns["offset"][rows], columns["size"][rows]
-    # [2, rows] bytes of the file
-    begins = np.stack([starts + columns[field][rows] for field in FIELDS])
-    ends = np.stack([starts + columns[f"{field}_end"][rows] for field in FIELDS])
+    starts = columns["offset"][rows]
+    line_ends = starts + columns["size"][rows]
+    # [rows, fields] bytes of the file, in their order; of a row without the text an empty range
+    begins = starts[:, None] + np.stack([columns[field][rows] for field in FIELDS], axis=1)
+    ends = starts[:, None] + np.stack([columns[f"{field}_end"][rows] for field in FIELDS], axis=1)
+    order = np.argsort(begins, axis=1)
+    begins, ends = np.take_along_axis(begins, order, 1), np.take_along_axis(ends, order, 1)
     with path.open("rb") as file:
         first = 0
         while first < len(rows):
             base = int(starts[first])
-            until = max(int(np.searchsorted(starts + sizes, base + CHUNK, "right")), first + 1)
+            until = max(int(np.searchsorted(line_ends, base + CHUNK, "right")), first + 1)
             file.seek(base)
-            chunk = file.read(int(starts[until - 1] + sizes[until - 1]) - base).lower()
-            part = slice(first, until)
-            places = [(array[..., part] - base).tolist() for array in (starts, begins, ends)]
+            chunk = file.read(int(line_ends[until - 1]) - base).lower()
+            places = [(array[first:until] - base).ravel().tolist() for array in (begins, ends)]
             for needle in needles:
-                for row in _rows_of_hits(chunk, needle, *places):
-                    found[first + row] = True
+                found[[first + row for row in _rows_of_hits(chunk, needle, *places)]] = True
             first = until
     return found
 
 
-def _rows_of_hits(
-    chunk: bytes, needle: bytes, starts: list[int], begins: list[list[int]], ends: list[list[int]]
-) -> list[int]:
-    """The rows of a chunk whose fields hold the needle. starts: [rows]; begins, ends: [fields][rows]."""
-    rows, place = [], 0
-    while (hit := chunk.find(needle, place)) >= 0:
-        row = bisect_right(starts, hit) - 1
-        fields = range(len(begins))
-        if any(begins[field][row] <= hit and hit + len(needle) <= ends[field][row] for field in fields):
+def _rows_of_hits(chunk: bytes, needle: bytes, begins: list[int], ends: list[int]) -> list[int]:
+    """The rows of a chunk whose fields hold the needle. begins, ends: of every row's fields, one row after another."""
+    found: list[int] = []
+    field, place, length, num_fields = 0, begins[0], len(needle), len(FIELDS)
+    while (hit := chunk.find(needle, max(0, place))) >= 0:
+        field = bisect_right(begins, hit, field) - 1
+        if hit + length <= ends[field]:
             if _in_escape(chunk, hit):
                 place = hit + 1
                 continue
-            rows.append(row)
-        else:  # in another value, or in a row that is not asked for: on to where a field begins
-            ahead = [begins[field][row] for field in fields if begins[field][row] > hit]
-            if ahead:
-                place = min(ahead)
-                continue
-        if row + 1 == len(starts):
+            row = field // num_fields
+            found.append(row)
+            field = (row + 1) * num_fields
+        else:  # in another value, or in a row that is not asked for
+            field += 1
+        if field == len(begins):
             break
-        place = starts[row + 1]
-    return rows
+        place = begins[field]
+    return found
 
 
 def _in_escape(chunk: bytes, place: int) -> bool:
