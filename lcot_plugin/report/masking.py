@@ -25,7 +25,12 @@ _HANDED_OVER = re.compile(
     re.IGNORECASE,
 )
 """`api_key=x`, `"api_key": "x"`, `--api-key x`, `Authorization: Bearer x`."""
-_ADDRESS = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.\-]*://)[^\s/@]+@", re.IGNORECASE)
+_VARIABLE = re.compile(r"[A-Z0-9_]+_KEY")
+"""`OPENAI_KEY`, as variables of an environment are called."""
+_ADDRESS = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.\-]*://)[^\s/]+@", re.IGNORECASE)
+"""Up to the last @: a password may hold one."""
+_QUERY = re.compile(r"""(?P<name>[?&](?:key|sig|signature|x-amz-[a-z-]+)=)[^\s&#"',)}\]]+""", re.IGNORECASE)
+"""`?key=x`, and what signs an address for whoever has it."""
 _KNOWN = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_\-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|xox[abprs]-[\w-]{10,}|AKIA[A-Z0-9]{16}"
     r"|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+)"
@@ -47,7 +52,7 @@ def masked(value: Any, environment: Mapping[str, str] | None = None) -> Any:
 
 def is_secret(name: str) -> bool:
     """Whether what goes by this name is not to be seen."""
-    return bool(_KEY.match(name))
+    return bool(_KEY.match(name) or _VARIABLE.fullmatch(name))
 
 
 def _masked(value: Any, secrets: list[str]) -> Any:
@@ -69,6 +74,7 @@ def _masked_text(text: str, secrets: list[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, MASK)
     text = _ADDRESS.sub(rf"\g<scheme>{MASK}@", text)
+    text = _QUERY.sub(rf"\g<name>{MASK}", text)
     text = _HANDED_OVER.sub(_without_value, text)
     return _KNOWN.sub(MASK, text)
 

@@ -76,3 +76,18 @@ def test_short_values_of_the_environment_do_not_spoil_other_texts():
 def test_other_values_stay_as_they_are():
     values = {"a": 1, "b": 2.5, "c": None, "d": True, "e": (1, "x")}
     assert masked(values, {}) == {"a": 1, "b": 2.5, "c": None, "d": True, "e": [1, "x"]}
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("http://me:p@ss@host:80/x", "http://***@host:80/x"),
+        ("http://a:80,http://me:p@b", "http://a:80,http://***@b"),
+        ("judge(url=https://host/v1?key=AIzaSy0123&x=1)", "judge(url=https://host/v1?key=***&x=1)"),
+        ("https://bucket/data.json?X-Amz-Signature=0123abc", "https://bucket/data.json?X-Amz-Signature=***"),
+        ({"env_vars": {"OPENAI_KEY": "abc"}}, {"env_vars": {"OPENAI_KEY": "***"}}),
+        ({"sort_key": "length", "key": "value"}, {"sort_key": "length", "key": "value"}),
+    ],
+)
+def test_addresses_and_variables_have_more_forms(given, shown):
+    assert masked(given, {}) == shown
