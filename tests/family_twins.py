@@ -26,6 +26,14 @@ from twins import (
     token_ids,
 )
 
+FAMILY_TEMPLATES = {
+    "qwen2_vl": "qwen2_vl_lcot",
+    "qwen3_vl_thinking": "qwen3_vl_thinking_lcot",
+    "lfm2_vl": "lfm2_vl_lcot",
+    **({"qwen3_5": "qwen3_5_lcot", "gemma4": "gemma4_lcot"} if twins.TRANSFORMERS_5 else {}),
+}
+"""The template of each family here, as `twins.TWIN_TEMPLATES` has those of the others."""
+
 LFM2_CHAT = (
     "{{- bos_token }}{%- for message in messages %}{{- '<|im_start|>' + message['role'] + '\\n' }}"
     "{%- if message['content'] is string %}{{- message['content'] }}{%- else %}"
@@ -79,7 +87,9 @@ def qwen2_vl(directory: Path) -> Blueprint:
 def qwen3_vl_thinking(directory: Path) -> Blueprint:
     """As Qwen3-VL, but the generation prompt opens the thought."""
     blueprint = twins.qwen3_vl(directory)
-    blueprint.processor.chat_template = QWEN_CHAT.replace("assistant\\n' }}{%- endif", "assistant\\n<think>\\n' }}{%- endif")
+    blueprint.processor.chat_template = QWEN_CHAT.replace(
+        "assistant\\n' }}{%- endif", "assistant\\n<think>\\n' }}{%- endif"
+    )
     return blueprint
 
 

@@ -252,6 +252,25 @@ def lfm2_vl(**settings: Any) -> Callable[[], Case]:
     )
 
 
+def lfm2_vl_tiles(**settings: Any) -> Callable[[], Case]:
+    """With the plugin of the `_lcot` template, which writes delimiters, tiles and thumbnail as the processor does."""
+
+    def build() -> Case:
+        real = object.__new__(transformers.Lfm2VlProcessor)  # the constructor would want a tokenizer
+        vars(real).update(
+            image_processor=image_processor("Lfm2VlImageProcessor", **settings),
+            image_token="<image>",
+            image_start_token="<|image_start|>",
+            image_end_token="<|image_end|>",
+            image_thumbnail_token="<|img_thumbnail|>",
+            image_max_pixels=768 * 768,
+            image_min_pixels=32 * 32,
+        )
+        return Case(get_mm_plugin("lfm2_vl_tiles", image_token="<image>"), real)
+
+    return build
+
+
 CLIP_336 = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
 QWEN2 = {"size": {"shortest_edge": 3136, "longest_edge": 12845056}}
 QWEN3 = {"patch_size": 16, "size": {"shortest_edge": 65536, "longest_edge": 16777216}}
@@ -288,6 +307,8 @@ FAMILIES: dict[str, Callable[[], Case]] = {
     "LFM2-VL": lfm2_vl(),
     "LFM2-VL, not split": lfm2_vl(do_image_splitting=False),
     "LFM2-VL, 4 tiles, no thumbnail": lfm2_vl(max_tiles=4, use_thumbnail=False, max_image_tokens=128),
+    "LFM2-VL, tiles": lfm2_vl_tiles(max_image_tokens=128),
+    "LFM2-VL, tiles, never split": lfm2_vl_tiles(do_image_splitting=False),
     "Pixtral": pixtral(1024, 16, 1),
     "Mistral Small 3": pixtral(1540, 14, 2),
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from family_twins import FAMILY_TEMPLATES
 from llamafactory.data import get_template_and_fix_tokenizer
 from llamafactory.hparams import DataArguments, ModelArguments
 from llamafactory.model import load_tokenizer
@@ -27,6 +28,8 @@ from lcot_plugin.vlm import VisionLanguageModel
 
 FAMILIES = sorted(TWIN_TEMPLATES)
 MROPE_FAMILIES = ("qwen2_5_vl", "qwen3_vl")
+TYPED_FAMILIES = (*MROPE_FAMILIES, "qwen2_vl", "qwen3_5", "gemma4")
+"""By model type: those that transformers 5 tells where images are."""
 # (width, height) of each image: the Qwen families give each another number of tokens.
 PROBLEMS = (
     ("How many circles are in the picture?", [(112, 84)]),
@@ -75,7 +78,7 @@ def load_twin(directory: Path) -> LoadedTwin:
     family = directory.name
     module = load_tokenizer(ModelArguments(model_name_or_path=str(directory)))
     tokenizer, processor = module["tokenizer"], module["processor"]
-    data_args = DataArguments(template=TWIN_TEMPLATES[family], cutoff_len=1024)
+    data_args = DataArguments(template={**TWIN_TEMPLATES, **FAMILY_TEMPLATES}[family], cutoff_len=1024)
     template = get_template_and_fix_tokenizer(tokenizer, data_args)
     model = load_model(directory)
     plugin = template.mm_plugin
@@ -139,7 +142,7 @@ def reference_log_probs(model: Any, sequence: TrainingSequence, banned: list[int
     inputs = dict(sequence.prompt.media)
     if config.model_type == "gemma3":
         inputs["token_type_ids"] = (ids == image_token_id).long()
-    elif config.model_type in MROPE_FAMILIES and TRANSFORMERS_5:
+    elif config.model_type in TYPED_FAMILIES and TRANSFORMERS_5:
         inputs["mm_token_type_ids"] = (ids == image_token_id).long()
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **inputs).logits[0]
     logits = logits[len(prompt) - 1 : -1] / temperature

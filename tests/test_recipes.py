@@ -45,9 +45,7 @@ def test_the_recipes_are_there() -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
-def test_recipe_parses_and_what_it_names_is_there(
-    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_recipe_parses_and_what_it_names_is_there(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from llamafactory.hparams import get_train_args
 
     from lcot_plugin.arguments import plan_batches
@@ -83,7 +81,7 @@ def check_data_set(data_set: str, recipe: dict[str, Any]) -> None:
         assert recipe["media_dir"] == f"dataset_info/{Path(entry['file_name']).parent}"
         assert "Download" in entry["note"] or "in the same repository" in entry["note"]
     if recipe["stage"] == "grpo":
-        columns, formatting = entry.get("columns", {}), entry["formatting"] if "formatting" in entry else ""
+        columns, formatting = entry.get("columns", {}), entry.get("formatting", "")
         assert "gold" in columns or "gold" in get_format(formatting).roles
     elif entry.get("formatting", "").startswith(PREFIX):
         get_format(entry["formatting"])

@@ -142,7 +142,8 @@ class RecordConverter:
         column = self.columns.get("problem_id")
         if column and column not in record:
             raise RecordError(
-                RecordFault.MALFORMED, f"column '{column}', which dataset_info.json names for 'problem_id', is not there"
+                RecordFault.MALFORMED,
+                f"column '{column}', which dataset_info.json names for 'problem_id', is not there",
             )
         return problem_id(record[column]) if column else ""
 

@@ -41,17 +41,18 @@ def mathvista(pictures: Pictures) -> list[dict[str, Any]]:
 
 def mathverse(pictures: Pictures) -> list[dict[str, Any]]:
     ask = "Please first conduct reasoning, and then answer the question"
+    find = "Find angle ABC.\nChoices:\nA:30\nB:60"
     return [
         {
             "sample_index": "1",
             "problem_index": "1",
             "problem_version": "Text Dominant",
-            "question": "Find angle ABC.\nChoices:\nA:30\nB:60",
+            "question": find,
             "image": pictures.struct(),
             "answer": "B",
             "question_type": "multi-choice",
-            "query_wo": "Please directly answer.\nQuestion: Find angle ABC.\nChoices:\nA:30\nB:60",
-            "query_cot": f"{ask} and provide the correct option letter.\nQuestion: Find angle ABC.\nChoices:\nA:30\nB:60",
+            "query_wo": f"Please directly answer.\nQuestion: {find}",
+            "query_cot": f"{ask} and provide the correct option letter.\nQuestion: {find}",
         },
         {
             "sample_index": "5",

@@ -1,6 +1,6 @@
-"""Every family with recipes, on its tiny twin: LoRA SFT, GRPO, evaluation, export and reload; full tuning of both stages.
+"""Every family with recipes, on its tiny twin: LoRA SFT, GRPO, evaluation, export and reload; full tuning.
 
-`LEARNT` collects what each test has shown, for the table of docs/families.md (test_support_table.py).
+The table of docs/families.md says that these tests pass (test_support_table.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The paper's recipes on a tiny Qwen2.5-VL: each arm trains and starts from the one before it; DynaMath's worst case."""
+"""The paper's recipes on a tiny Qwen2.5-VL: each arm trains, from where it should start; DynaMath's worst case."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_pixel_budgets_are_kept(family: str, pixels: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "family", ["Qwen3-VL, Qwen3.5", "InternVL, crop_to_patches", "SmolVLM2", "LFM2-VL", "LLaVA-NeXT"]
+    "family", ["Qwen3-VL, Qwen3.5", "InternVL, crop_to_patches", "SmolVLM2", "LFM2-VL", "LFM2-VL, tiles", "LLaVA-NeXT"]
 )
 def test_several_images_keep_their_order(family: str) -> None:
     case = FAMILIES[family]()

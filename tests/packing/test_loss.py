@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 from loaded_twins import ONE_IMAGE, load_twin
 from logits_probe import logits_rows
-from transformers import GraniteConfig, GraniteForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from lcot_plugin.errors import LcotError
 from lcot_plugin.packing import loss
@@ -301,12 +307,18 @@ def test_a_model_that_scales_its_logits_is_refused():
         packed_nll(model, model, text_batch())
 
 
-def test_a_model_that_caps_its_logits_is_refused():
-    text_config = SimpleNamespace(final_logit_softcapping=30.0)
-    config = SimpleNamespace(model_type="gemma_of_old", get_text_config=lambda: text_config)
-    model = SimpleNamespace(config=config, dtype=torch.float32, get_output_embeddings=lambda: None)
-    with pytest.raises(LcotError, match=r"^length_aware_packing: true does not support gemma_of_old: it soft-caps"):
-        packed_nll(None, model, text_batch())
+def test_a_model_that_caps_its_logits():
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    settings = {"head_dim": 16, "final_logit_softcapping": 3.0, "initializer_range": 0.5}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Gemma2ForCausalLM(Gemma2Config(vocab_size=80, num_key_value_heads=1, **sizes, **settings)).eval()
+    batch = text_batch(PER_EXAMPLE)
+    expected, expected_nll = reference(model, batch)
+    total, nll = packed_nll(model, model, batch, 4)
+    torch.testing.assert_close(total, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(nll, expected_nll.detach(), rtol=0, atol=1e-4)
+    assert_same_gradients(gradients(model, total), gradients(model, expected))
 
 
 # --- number formats ---------------------------------------------------------------------------------------------------

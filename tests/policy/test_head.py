@@ -6,7 +6,7 @@ import pytest
 import torch
 from loaded_twins import PROBLEMS, load_twin, reference_log_probs, written
 from logits_probe import logits_rows
-from transformers import GraniteConfig, GraniteForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
 from lcot_plugin.errors import LcotError
 from lcot_plugin.policy.head import HeadTargets, chunk_log_probs, token_log_probs
@@ -142,20 +142,38 @@ def test_a_patched_output_layer_keeps_its_patch(loaded, sequences):
     torch.testing.assert_close(log_probs, expected, rtol=0, atol=1e-5)
 
 
-def test_a_model_that_caps_its_logits_is_refused(loaded, sequences):
-    model_inputs, targets = loaded.rows(sequences, 1.0)
-    text_config = SimpleNamespace(final_logit_softcapping=30.0)
-    config = SimpleNamespace(model_type="gemma_of_old", get_text_config=lambda: text_config)
-    with pytest.raises(LcotError, match=r"gemma_of_old: it soft-caps its logits"):
-        token_log_probs(None, SimpleNamespace(config=config), targets, model_inputs)
-
-
 def text_targets():
     """Two tokens of one row of text."""
     input_ids = torch.tensor([[5, 17, 30, 41]])
     one, two = torch.tensor([0, 0]), torch.tensor([1, 2])
     nothing = torch.tensor([], dtype=torch.long)
     return HeadTargets(one, two, input_ids[0, two + 1], nothing, 1.0, 8), {"input_ids": input_ids}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_model_that_caps_its_logits(tied):
+    """Gemma 2 and 4 do so after the output layer: values and gradients are those of their own logits."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    settings = {"head_dim": 16, "final_logit_softcapping": 3.0, "tie_word_embeddings": tied, "initializer_range": 0.5}
+    config = Gemma2Config(vocab_size=64, num_key_value_heads=1, **sizes, **settings)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Gemma2ForCausalLM(config).eval()
+    targets, model_inputs = text_targets()
+    logits = model(**model_inputs).logits
+    assert logits.abs().max() > 2.5, "the cap is felt"
+    expected = logits.log_softmax(-1)[targets.rows, targets.columns, targets.token_ids]
+    log_probs, _ = token_log_probs(model, model, targets, model_inputs)
+    torch.testing.assert_close(log_probs, expected, rtol=0, atol=1e-5)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    weights = torch.tensor([1.0, -2.0])
+    found, wanted = (torch.autograd.grad(values @ weights, parameters) for values in (log_probs, expected))
+    for gradient, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5)
+    assert model.config.final_logit_softcapping == 3.0, "as it was"
+    model.config.final_logit_softcapping = None
+    uncapped, _ = token_log_probs(model, model, targets, model_inputs)
+    assert (uncapped - log_probs).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("scaling", [1.0, 8.0])
