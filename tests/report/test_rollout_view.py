@@ -271,3 +271,33 @@ def test_the_style_sheet_touches_nothing_else() -> None:
     assert len(selectors) > 50
     assert [one for one in selectors if one and ".lcot-rollouts" not in one] == []
     assert "http" not in css() and "url(" not in css() and "@import" not in css()
+
+
+def luminance(colour: str) -> float:
+    """Of `#rrggbb`, as WCAG defines it."""
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_colours_are_readable_and_tokens_differ_in_lightness(dark: bool) -> None:
+    """4.5 is what WCAG AA asks of text."""
+    pairs = re.findall(r"--([\w-]+): light-dark\((#\w+), (#\w+)\)", css())
+    light = {name: luminance(values[dark]) for name, *values in pairs}
+    light |= {"black": 0.0, "white": 1.0}
+
+    def contrast(one: str, other: str) -> float:
+        low, high = sorted((light[one], light[other]))
+        return (high + 0.05) / (low + 0.05)
+
+    texts = [(ink, paper) for ink in ("ink", "soft", "wrong") for paper in ("card", "sunk")]
+    texts += [(name, f"{name}-bg") for name in ("right", "wrong", "unsure", "other", "late")]
+    texts += [("ink", f"t{level}") for level in (1, 2, 3)] + [("white" if dark else "black", "t4")]
+    assert {pair: contrast(*pair) for pair in texts if contrast(*pair) < 4.5} == {}
+    steps = [
+        contrast(one, other) for one, other in zip(["card", "t1", "t2", "t3"], ["t1", "t2", "t3", "t4"], strict=True)
+    ]
+    assert min(steps) > 1.08
+    levels = [light[f"t{level}"] for level in (1, 2, 3, 4)]
+    assert levels == sorted(levels, reverse=not dark)
