@@ -214,6 +214,10 @@ GROUPS = (
 )
 
 
+Columns = dict[str, tuple[list[float], list[float | None]]]
+"""Metric -> steps, values."""
+
+
 class Curve(NamedTuple):
     """One metric of one run."""
 
@@ -232,8 +236,9 @@ def run_panels(
     what tells how the run goes. marks: alarms, drawn as dotted lines.
     """
     panels = []
+    columns = columns_of(metrics)
     for group in groups_for(stage):
-        found = curves(group, metrics)
+        found = curves(group, columns)
         if found:
             series = [Series(c.label, c.steps, c.values, dots=c.metric.startswith("eval_")) for c in found]
             panels.append(Panel(group.title, chart(group, series, marks=marks, smooth=smooth), group.explanation))
@@ -243,8 +248,9 @@ def run_panels(
 def compared_panels(runs: Mapping[str, Sequence[Mapping[str, Any]]], stage: str = "grpo") -> list[Panel]:
     """The charts of several runs over each other: of each group the first metric that two of them or more have."""
     panels = []
+    columns = {name: columns_of(metrics) for name, metrics in runs.items()}
     for group in groups_for(stage):
-        of_runs = {name: {c.metric: c for c in curves(group, metrics)} for name, metrics in runs.items()}
+        of_runs = {name: {c.metric: c for c in curves(group, own)} for name, own in columns.items()}
         counts: dict[str, int] = {}
         for found in of_runs.values():
             for metric in found:
@@ -282,18 +288,30 @@ def groups_for(stage: str) -> list[Group]:
     return sorted(GROUPS, key=lambda group: first.index(group.title) if group.title in first else len(first))
 
 
-def curves(group: Group, metrics: Sequence[Mapping[str, Any]]) -> list[Curve]:
+def columns_of(metrics: Sequence[Mapping[str, Any]]) -> Columns:
+    """Metric -> steps and values, of the entries that have it; what is no number is None."""
+    columns: Columns = {}
+    for entry in metrics:
+        step = entry.get("step")
+        if not is_number(step):
+            continue
+        for name, value in entry.items():
+            steps, values = columns.setdefault(name, ([], []))
+            steps.append(float(step))  # type: ignore[arg-type]
+            values.append(float(value) if is_number(value) else None)
+    return columns
+
+
+def curves(group: Group, columns: Columns) -> list[Curve]:
     """What there is of a group's metrics, in its order; nothing where all that there is is 0."""
-    names = dict.fromkeys(name for entry in metrics for name in entry)
     found: dict[str, Curve] = {}
     for pattern, label in group.metrics:
-        for name in names:
+        for name, (steps, values) in columns.items():
             if name not in found and matches(pattern, name):
-                found[name] = _curve(
-                    group, name, label if "*" not in pattern else label + _rest(pattern, name), metrics
-                )
-    kept = [curve for curve in found.values() if curve.values]
-    return kept if any(value for curve in kept for value in curve.values) else []
+                factor = 100 if group.percent and not name.startswith("eval_") else 1
+                shown = [None if value is None else value * factor for value in values]
+                found[name] = Curve(label if "*" not in pattern else label + _rest(pattern, name), name, steps, shown)
+    return list(found.values()) if any(value for curve in found.values() for value in curve.values) else []
 
 
 def not_drawn(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -321,13 +339,6 @@ def matches(pattern: str, name: str) -> bool:
 
 def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _curve(group: Group, name: str, label: str, metrics: Sequence[Mapping[str, Any]]) -> Curve:
-    factor = 100 if group.percent and not name.startswith("eval_") else 1
-    entries = [entry for entry in metrics if name in entry and is_number(entry.get("step"))]
-    values = [float(entry[name]) * factor if is_number(entry[name]) else None for entry in entries]
-    return Curve(label, name, [float(entry["step"]) for entry in entries], values)
 
 
 def _rest(pattern: str, name: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from report_folders import metrics
 
 from lcot_plugin.report.health import PANELS
-from lcot_plugin.report.panels import GROUPS, compared_panels, curves, matches, not_drawn, run_panels
+from lcot_plugin.report.panels import GROUPS, columns_of, compared_panels, curves, matches, not_drawn, run_panels
 
 
 def titles(*arguments: object, **keys: object) -> list[str]:
@@ -44,9 +44,8 @@ def test_every_metric_of_the_health_plot_is_drawn_here_too() -> None:
 
 def test_shares_are_percent_beside_evaluations_that_are() -> None:
     group = next(group for group in GROUPS if group.title == "Accuracy")
-    found = {
-        curve.metric: curve.values for curve in curves(group, [{"step": 1, "accuracy": 0.5, "eval_accuracy": 40.0}])
-    }
+    logged = columns_of([{"step": 1, "accuracy": 0.5, "eval_accuracy": 40.0}])
+    found = {curve.metric: curve.values for curve in curves(group, logged)}
     assert found == {"accuracy": [50.0], "eval_accuracy": [40.0]}
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from lcot_plugin.report.page import Html, Section, chips, count, folded, join, listed, paragraph, table, tag
+from lcot_plugin.report.page import Html, Section, chips, count, folded, join, listed, paragraph, shortened, table, tag
 from lcot_plugin.report.sections.headline import run_facts
 from lcot_plugin.report.subjects import Subject
 
@@ -132,7 +132,7 @@ def grouped(arguments: dict[str, Any]) -> list[tuple[str, list[str]]]:
 
 def value_cell(value: Any) -> Html:
     """A value of YAML or JSON as a person writes it."""
-    return tag("code", value_text(value))
+    return tag("code", shortened(value_text(value)))
 
 
 def value_text(value: Any) -> str:

@@ -16,12 +16,15 @@ from lcot_plugin.report.charts import number
 from lcot_plugin.report.evaluations import Evaluation, by_set, compare
 from lcot_plugin.report.figures import RangeRow, ranges
 from lcot_plugin.report.intervals import Difference, Share, p_text, percent, percents, unpaired
-from lcot_plugin.report.page import Html, Section, chips, count, duration, join, listed, paragraph, table, tag
+from lcot_plugin.report.page import Html, Section, chips, count, duration, folded, join, listed, paragraph, table, tag
+from lcot_plugin.report.panels import is_number
 from lcot_plugin.report.subjects import Subject
 
 BEFORE, BETWEEN, AFTER = "var(--before)", "var(--chart-2)", "var(--after)"
 ENDS = 10
 """The first and the last 1/10 of a run's steps are compared where nothing was evaluated."""
+MANY = 12
+"""Evaluations, above which their table is folded."""
 STATES = {
     "loading": "loading",
     "running": "running",
@@ -255,7 +258,7 @@ def _losses(subjects: Sequence[Subject]) -> list[Html]:
             found = [
                 (entry["step"], float(entry[key]))
                 for entry in subject.run.metrics
-                if isinstance(entry.get(key), int | float) and math.isfinite(entry[key])
+                if is_number(entry.get("step")) and is_number(entry.get(key)) and math.isfinite(entry[key])
             ]
             if len(found) > 1:
                 (first_step, first), (last_step, last) = found[0], found[-1]
@@ -355,13 +358,10 @@ def _evaluation_table(subjects: Sequence[Subject]) -> Html:
             "samples is right at least."
         )
     note += " Truncated, no answer and tokens are of all completions."
-    return join(
-        [
-            tag("h3", "Every evaluation"),
-            table(headings, rows, label="Every evaluation", words=(0, 1) if several else (0,)),
-            paragraph(note, class_="note"),
-        ]
-    )
+    shown = table(headings, rows, label="Every evaluation", words=(0, 1) if several else (0,))
+    if len(rows) > MANY:
+        return folded(f"Every evaluation: {len(rows):,}", shown, paragraph(note, class_="note"))
+    return join([tag("h3", "Every evaluation"), shown, paragraph(note, class_="note")])
 
 
 def _sampled_cell(evaluation: Evaluation) -> Html:
