@@ -297,9 +297,10 @@ def _readings(drawn: Sequence[tuple[Series, Points]], across: _Scale, unit: str,
 
 def _key(line: Series, found: Points, index: int) -> str:
     return (
-        f'<span style="margin-right:.9em;display:inline-block"><span aria-hidden="true" style="display:inline-block;'
-        f"width:.8em;height:.25em;border-radius:1px;vertical-align:.25em;margin-right:.35em;background:{colour(index)}"
-        f'"></span>{_text(line.name)} <b>{number(found.last)}</b></span>'
+        '<span style="margin-right:.9em;display:inline-block;max-width:100%;overflow-wrap:anywhere">'
+        '<span aria-hidden="true" style="display:inline-block;width:.8em;height:.25em;border-radius:1px;'
+        f'vertical-align:.25em;margin-right:.35em;background:{colour(index)}"></span>'
+        f"{_text(line.name)} <b>{number(found.last)}</b></span>"
     )
 
 
