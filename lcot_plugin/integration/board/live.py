@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import gradio as gr
 
@@ -85,7 +85,7 @@ def create_live_view(engine: Any, lang: Any) -> dict[str, Any]:
         return changes(engine, shown, chosen or "", lang)
 
     outputs = [shown, live_status, live_alarms, live_panels, live_more_panels, live_more]
-    asked = dict(inputs=[shown, live_run, lang], outputs=outputs)
+    asked: dict[str, Any] = dict(inputs=[shown, live_run, lang], outputs=outputs)
     for event in (live_timer.tick, live_run.change):
         event(tick, **asked, queue=False, show_progress="hidden", show_api=False)
     live_run.focus(run_choices, [lang], [live_run], queue=False, show_progress="hidden", show_api=False)
@@ -211,14 +211,14 @@ def state_of(run: FollowedRun, own: BoardRun | None, progress: dict[str, Any]) -
             return "stopping"
         if said == "killed":
             return "stopping"  # its process has just ended; how is known in a moment
-        return said if f"state_{said}" in SENTENCES else "starting"
+        return said if said is not None and f"state_{said}" in SENTENCES else "starting"
     if own is not None and own.ending is not None:
         if own.ending.failure is not None:
             return "failed"
         if own.abort.killed or own.ending.code == -signal.SIGKILL:
             return "killed"
         return "finished" if own.ending.code == 0 else "stopped"
-    return said if f"state_{said}" in SENTENCES else "unknown"
+    return said if said is not None and f"state_{said}" in SENTENCES else "unknown"
 
 
 def facts(run: FollowedRun, progress: dict[str, Any], state: str, lang: str, now: float) -> list[str]:
@@ -296,11 +296,11 @@ def seconds_of(moment: Any) -> float | None:
         return None
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value and abs(value) < 1e12
 
 

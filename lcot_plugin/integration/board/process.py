@@ -90,7 +90,7 @@ class BoardRun:
         return text("abort_killing" if self.abort.killed else "abort_waiting", lang)
 
 
-class LoggedProcess(subprocess.Popen):  # type: ignore[type-arg]
+class LoggedProcess(subprocess.Popen[str]):
     """A Popen whose stderr goes to a file in the run's folder, and which any number of threads may wait for."""
 
     def __init__(
@@ -103,10 +103,10 @@ class LoggedProcess(subprocess.Popen):  # type: ignore[type-arg]
         with (self.folder / STDERR_FILE).open("wb") as file:
             super().__init__([_beside_python(command[0]), *command[1:]], env=env, stderr=file, **options)
 
-    def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[None, str]:
-        """(None, the end of stderr) once the process has ended. Raises TimeoutExpired before."""
+    def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[str, str]:
+        """("", the end of stderr) once the process has ended. Raises TimeoutExpired before."""
         self.wait(timeout)
-        return None, tail(self.folder / STDERR_FILE)
+        return "", tail(self.folder / STDERR_FILE)
 
 
 def _beside_python(program: str) -> str:
@@ -224,7 +224,7 @@ def _while_running(run: BoardRun, module: ModuleType, aborted: bool) -> dict[str
 
 def _written(folder: Path) -> tuple[Any, ...]:
     """Changes when LLaMA-Factory's logs of a run do."""
-    found = []
+    found: list[tuple[int, int] | None] = []
     for name in (RUNNING_LOG, "trainer_log.jsonl", "swanlab_public_config.json"):
         try:
             status = os.stat(folder / name)

@@ -92,11 +92,11 @@ LOCALES: dict[str, dict[str, dict[str, Any]]] = {
     "viewer_text": _same(
         label=("Search", "Поиск", "搜索", "검색", "検索"),
         info=(
-            "In prompts, completions and gold answers.",
-            "В вопросах, ответах и эталонах.",
-            "在问题、生成结果和标准答案中搜索。",
-            "프롬프트, 생성 결과, 정답에서 찾습니다.",
-            "プロンプト・生成結果・正解から探します。",
+            "In questions and completions.",
+            "В вопросах и ответах.",
+            "在问题和生成结果中搜索。",
+            "질문과 생성 결과에서 찾습니다.",
+            "質問と生成結果から探します。",
         ),
     ),
     "viewer_order": _same(

@@ -283,7 +283,9 @@ def query_of(filters: Any, facets: Facets, lang: str, *, offset: int, limit: int
         name: number_of(value[f"viewer_{name}"], f"viewer_{name}", lang)
         for name in ("first_step", "last_step", "min_reward", "max_reward", "since_step")
     }
-    steps = {name: None if numbers[name] is None else int(numbers[name] or 0) for name in numbers if "step" in name}
+    steps: dict[str, Any] = {
+        name: None if numbers[name] is None else int(numbers[name] or 0) for name in numbers if "step" in name
+    }
 
     def chosen(name: str, known: list[str]) -> str | None:
         return value[name] if value[name] in known else None  # another file may not have it
