@@ -22,6 +22,7 @@ from lcot_plugin.report.completions import COMPLETIONS_FILE
 from lcot_plugin.report.completions_index import CompletionsIndex
 from lcot_plugin.report.evaluations import Evaluation, read_evaluations
 from lcot_plugin.report.intervals import Share, share_of
+from lcot_plugin.report.masking import masked
 from lcot_plugin.report.runs import Run, find_runs, holds_run, read_run
 from lcot_plugin.types import Ending, Outcome
 
@@ -146,7 +147,9 @@ def load_subjects(
     for folder in found:
         progress(f"Reading {folder}")
         try:
-            loaded[folder] = read_run(folder)
+            run = read_run(folder)
+            # Once more than when it was written: a page is shown to others, and other programs write such files too.
+            loaded[folder] = replace(run, record=masked(run.record))
         except LcotError as error:
             if folder not in searched:
                 raise

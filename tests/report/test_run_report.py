@@ -120,6 +120,13 @@ def test_the_figures_are_those_of_the_files(tmp_path: Path) -> None:
     assert "of the 263 problems asked both times, 92 became right and 0 became wrong" in words
 
 
+def test_secrets_in_a_record_are_not_shown(tmp_path: Path) -> None:
+    folder = write_grpo_run(tmp_path / "run", num_steps=4, hub_token="hf_abcdefghijklmnopqrst", api_key="open sesame")
+    _, words = report(folder)
+    assert "hf_abc" not in words and "sesame" not in words
+    assert "hub_token ***" in words
+
+
 def test_no_difference_beyond_chance_is_said(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
