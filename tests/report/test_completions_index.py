@@ -293,6 +293,14 @@ def test_a_saved_index_that_does_not_fit_is_ignored(path: Path, what: str, monke
     assert len(num_read) == len(lines)
 
 
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_who_may_read_the_completions_may_read_the_index(path: Path, mode: int) -> None:
+    write(path, [completion_line()])
+    path.chmod(mode)
+    assert index_of(path).saved_path.stat().st_mode & 0o777 == mode
+
+
 def test_a_small_file_has_no_saved_index(path: Path) -> None:
     index_of(write(path, [completion_line()]))
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
