@@ -107,6 +107,7 @@ BOARD_PINS: tuple[Pin, ...] = (
             'engine.manager.add_elems("top", create_top())',
             'engine.manager.add_elems("train", create_train_tab(engine))',
             'engine.manager.add_elems("footer", create_footer())',
+            "demo.load(engine.resume, ",
             "lang.change(engine.change_lang, [lang], engine.manager.get_elem_list()",
         ),
     ),

@@ -11,7 +11,7 @@ back without its data sets, and with another template than the one that was save
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -43,7 +43,17 @@ class Kept:
 
     def __init__(self) -> None:
         self.engine: Any = None
-        """Set when the page's engine is known, which is before any event."""
+        """Known before any event."""
+
+    def forget_on_opening(self, engine: Any) -> None:
+        """Takes the page's engine, and has a page that is opened anew begin without what an earlier one has loaded."""
+        self.engine, resume = engine, engine.resume
+
+        def resume_without_loaded() -> Iterator[Any]:
+            setattr(engine.runner, _ATTRIBUTE, {})
+            yield from resume()
+
+        engine.resume = resume_without_loaded
 
     def _set(self, name: str, value: Any) -> dict[str, Any] | None:
         """The settings of which `value` is part; None where the user has chosen it."""

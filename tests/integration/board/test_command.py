@@ -155,6 +155,10 @@ def test_what_was_loaded_is_not_overwritten_by_the_board_s_events(board: Board) 
     for _ in range(2):  # gradio may report a change twice
         assert stage.fn("GRPO") == (gr.skip(), gr.skip())
         assert model("lcot-demo-Qwen2.5-VL-1M") == (str(MODEL_DIR), "qwen2_vl_lcot")
+    board.open_again()
+    assert board.events("resume_without_loaded")
+    assert model("lcot-demo-Qwen2.5-VL-1M") == (str(MODEL_DIR), "qwen2_vl")
+    runner.load_args("en", "kept.yaml")
     assert stage.fn("DPO") == ([], False)
     assert stage.fn("GRPO") == ([], False)
     assert model("Custom")[1] == "default"
