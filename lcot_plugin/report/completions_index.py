@@ -235,8 +235,8 @@ class CompletionsIndex:
             handle, partial = tempfile.mkstemp(dir=self.path.parent, prefix=self.saved_path.name, suffix=".tmp")
             try:
                 with os.fdopen(handle, "wb") as file:
-                    os.fchmod(handle, status.st_mode & 0o666)  # for everybody who may read the completions
                     np.savez(file, allow_pickle=False, about=np.frombuffer(orjson.dumps(about), np.uint8), **columns)
+                os.chmod(partial, status.st_mode & 0o666)  # for everybody who may read the completions
                 os.replace(partial, self.saved_path)
             except BaseException:
                 os.unlink(partial)
