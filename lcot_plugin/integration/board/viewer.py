@@ -10,6 +10,7 @@ what cannot be read, is said in words there.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from html import escape
@@ -34,8 +35,10 @@ from lcot_plugin.report.runs import eval_completion_files, find_runs
 PAGE = 20
 """Groups of a page; of coloured ones, whose every token is an element of its own, COLOURED_PAGE."""
 COLOURED_PAGE = 5
-OPEN_SECONDS = 2.0
-"""Of reading a file for the first page; the next ones go on."""
+OPEN_SECONDS = 0.4
+"""Of reading a file for a page; what is left is read on beside it."""
+PAUSE = 0.05
+"""Seconds between two parts of that."""
 PAGE_PICTURE_BYTES = 8_000_000
 PAGE_CHARS = 12_000
 """Of one completion on a page of many."""
@@ -58,6 +61,24 @@ class OpenFile:
     weights: dict[str, float]
     """Of the rewards, by name; {} where the run does not say."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    reader: threading.Thread | None = None
+
+    def read_on(self) -> None:
+        """Reads the rest in the background. To be called with the lock held."""
+        if not self.table.complete and (self.reader is None or not self.reader.is_alive()):
+            self.reader = threading.Thread(target=self._read_on, name="lcot-viewer", daemon=True)
+            self.reader.start()
+
+    def _read_on(self) -> None:
+        complete = False
+        while not complete:
+            time.sleep(PAUSE)  # whoever waits for a page comes first
+            with self.lock:
+                try:
+                    self.table.refresh(OPEN_SECONDS)
+                except (LcotError, OSError):
+                    return  # the next page meets it too, and says so
+                complete = self.table.complete
 
 
 _open: OrderedDict[Path, OpenFile] = OrderedDict()
@@ -65,7 +86,7 @@ _lock = threading.Lock()
 
 
 def open_file(path: Path) -> OpenFile:
-    """The file, read as far as two seconds allow or as it has grown. Raises LcotError."""
+    """The file, its newest part at least, and what it has grown by. Raises LcotError."""
     path = path.absolute()
     with _lock:
         found = _open.pop(path, None)
@@ -76,6 +97,7 @@ def open_file(path: Path) -> OpenFile:
             _open.popitem(last=False)
     with found.lock:
         found.table.refresh(OPEN_SECONDS)
+        found.read_on()
     return found
 
 

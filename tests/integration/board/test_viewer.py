@@ -115,6 +115,21 @@ def test_a_run_that_writes_on_is_read_on(run: Path) -> None:
     assert "step 6" in found[PAGE_HTML]
 
 
+def test_a_long_file_is_read_on_in_the_background(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (run / "completions.jsonl").open("a") as file:
+        for step in range(6, 600):
+            file.write("".join(lines_of(step, record, [1.0, 0.0], padding="x" * 2000) for record in range(4)))
+    monkeypatch.setattr(viewer, "OPEN_SECONDS", 0.0)
+    first = page(run)
+    assert "step 599" in first[PAGE_HTML]
+    assert "% of the file is read so far" in first[COUNT]
+    opened = viewer._open[run / "completions.jsonl"]
+    assert opened.reader is not None
+    opened.reader.join()
+    found = page(run, order="oldest")
+    assert f"of {50 + 594 * 4:,} " in found[COUNT] and "so far" not in found[COUNT]
+
+
 def test_a_folder_without_completions_and_none(run: Path, tmp_path: Path) -> None:
     assert "holds no completions" in page(tmp_path)[COUNT]
     assert "Choose the folder" in page("")[COUNT]
