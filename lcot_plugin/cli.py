@@ -414,7 +414,8 @@ def report(folders: Sequence[Path], out: Path | None, title: str | None, max_rol
             print(f"\r\x1b[K{what[:100]}", end="", file=sys.stderr, flush=True)
 
     try:
-        written = write_report(folders, out, title=title, max_rollouts=max_rollouts, progress=tell)
+        made_by = f"lcot-plugin {__version__}"
+        written = write_report(folders, out, title=title, max_rollouts=max_rollouts, made_by=made_by, progress=tell)
     finally:
         tell("")
     for note in written.notes:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lcot_plugin import __version__
 from lcot_plugin.errors import ArgumentError, LcotError
 from lcot_plugin.report.page import Html, Section, count, join, listed, page, paragraph, tag
 from lcot_plugin.report.rollout_view import css
@@ -49,12 +48,14 @@ def write_report(
     *,
     title: str | None = None,
     max_rollouts: int = MAX_ROLLOUTS,
+    made_by: str = "lcot-plugin",
     progress: Callable[[str], None] = lambda _: None,
 ) -> Written:
     """Writes the report of some runs.
 
     folders: of runs, or of folders that hold runs. out: the file; by default `report.html` in the only run's folder, or
-    in the folder that all runs are in. max_rollouts: groups shown of each run. progress: told what is being done.
+    in the folder that all runs are in. max_rollouts: groups shown of each run. made_by: name and version of
+    the program, for the page's foot. progress: told what is being done.
 
     Raises LcotError where a folder holds no run or the file cannot be written.
     """
@@ -66,7 +67,7 @@ def write_report(
     path = out if out is not None else default_path(folders, subjects)
     if path.is_dir():
         path = path / REPORT_FILE
-    text = report_html(subjects, notes, title=title, max_rollouts=max_rollouts, progress=progress)
+    text = report_html(subjects, notes, title=title, max_rollouts=max_rollouts, made_by=made_by, progress=progress)
     progress(f"Writing {path}")
     encoded = text.encode("utf-8", "replace")  # half a surrogate pair is what a model may well write
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -87,6 +88,7 @@ def report_html(
     *,
     title: str | None = None,
     max_rollouts: int = MAX_ROLLOUTS,
+    made_by: str = "lcot-plugin",
     progress: Callable[[str], None] = lambda _: None,
 ) -> str:
     """The page of some runs. notes: what was left out before."""
@@ -109,7 +111,7 @@ def report_html(
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     names = listed([subject.name for subject in subjects])
     subtitle = f"{count(len(subjects), 'run')}: {names}. Written {now}." if len(subjects) > 1 else f"Written {now}."
-    return page(title or _title(subjects), subtitle, sections, _foot(sections, notes), styles=css())
+    return page(title or _title(subjects), subtitle, sections, _foot(made_by, notes), styles=css())
 
 
 def default_path(folders: Sequence[Path], subjects: Sequence[Subject]) -> Path:
@@ -126,7 +128,7 @@ def _title(subjects: Sequence[Subject]) -> str:
     return f"Training report: {listed([subject.name for subject in subjects], 3)}"
 
 
-def _foot(sections: Sequence[Section], notes: Sequence[str]) -> Html:
+def _foot(made_by: str, notes: Sequence[str]) -> Html:
     how = [
         "All intervals are of 95% confidence. Shares: Wilson's score interval; with several samples of a problem at "
         "the effective number of samples, computed from how the problems differ.",
@@ -135,5 +137,5 @@ def _foot(sections: Sequence[Section], notes: Sequence[str]) -> Html:
         f"Pictures are scaled down to {rollouts.PICTURE_SIDE} pixels; this file loads nothing from elsewhere.",
         *notes,
     ]
-    made = paragraph(f"Made by lcot report, lcot-plugin {__version__}.")
+    made = paragraph(f"Made by lcot report, {made_by}.")
     return join([tag("ul", *(tag("li", line) for line in how)), made])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from report_folders import write_evaluation, write_grpo_run
 
-from lcot_plugin import cli
+from lcot_plugin import __version__, cli
 
 
 def test_it_says_where_it_wrote_and_how_much(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,6 +24,7 @@ def test_its_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     out = tmp_path / "new" / "both.html"
     assert cli.main(["report", *folders, "-o", str(out), "--title", "A & B", "--max-rollouts", "0"]) == 0
     assert capsys.readouterr().out.endswith("2 runs\n")
+    assert f"Made by lcot report, lcot-plugin {__version__}." in out.read_text()
     assert "<h1>A &amp; B</h1>" in out.read_text() and 'id="rollouts"' not in out.read_text()
 
 
@@ -37,7 +38,7 @@ def test_a_folder_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_it_needs_neither_torch_nor_llamafactory(tmp_path: Path) -> None:
     folder = write_grpo_run(tmp_path / "run", num_steps=6)
     code = (
-        "import sys; from lcot_plugin import cli; assert cli.main(['report', sys.argv[1]]) == 0; "
+        "import sys; from lcot_plugin import __version__, cli; assert cli.main(['report', sys.argv[1]]) == 0; "
         "heavy = {'torch', 'transformers', 'llamafactory', 'matplotlib'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True, capture_output=True)
