@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lcot_plugin.errors import ArgumentError, LcotError
-from lcot_plugin.report.page import Html, Section, count, join, listed, page, paragraph, tag
+from lcot_plugin.report.page import Html, count, join, listed, page, paragraph, tag
 from lcot_plugin.report.rollout_view import css
 from lcot_plugin.report.sections import alarms, comparison, configuration, curves, data, headline, lengths, rollouts
 from lcot_plugin.report.subjects import Subject, load_subjects
