@@ -57,7 +57,7 @@ def apply(module: ModuleType) -> None:
         keys = written_keys(controls(self, data))
         if args["stage"] == "grpo":
             args = without_sft(args, extra)
-        elif args["stage"] != "sft" or not keys:
+        elif args["stage"] != "sft" or not (keys or DECLARED.keys() & extra.keys()):
             return args
         return merged(args, keys, extra)
 

@@ -111,7 +111,12 @@ def as_declared(key: str, value: Any) -> Any:
     if declared.kind in ("text", "choice"):
         if isinstance(value, dict):
             raise ArgumentError(f"{key}: {value!r} is not a text.")
-        return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        if not isinstance(value, list):
+            return str(value)
+        joined = ",".join(map(str, value))
+        if split_items(joined) != split_items(value):
+            raise ArgumentError(f"{key}: {value!r} has a comma within a text, which only a YAML file can hold.")
+        return joined
     if declared.kind == "flag":
         if not isinstance(value, bool):
             words = {"true": True, "false": False}
@@ -173,8 +178,8 @@ def _grpo_faults(args: Mapping[str, Any]) -> list[str]:
     elif not any(split_file_spec(spec) for spec in (arguments.grpo_loss_type, arguments.grpo_advantage)):
         ask(check_objective, arguments)
     if arguments.grpo_num_generations > 1 and not found:
-        steps = args["gradient_accumulation_steps"]
-        ask(plan_batches, arguments, args["per_device_train_batch_size"], steps, 1)
+        keys = ("per_device_train_batch_size", "gradient_accumulation_steps")
+        ask(plan_batches, arguments, *(as_kind("whole", str(args[key]), key) for key in keys), 1)
     if args.get("eval_dataset") and args.get("val_size"):
         found.append(
             "eval_dataset: the Board's validation split is set too: set its share to 0, or leave the sets out."

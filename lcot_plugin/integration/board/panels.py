@@ -46,7 +46,7 @@ def create_panels() -> Panels:
 
 
 def _create_box(box: Box, components: dict[str, Any]) -> Any:
-    properties = {**texts.start(box.name), "visible": box.applies(START), "elem_id": f"lcot_{box.name}"}
+    properties: dict[str, Any] = {**texts.start(box.name), "visible": box.applies(START), "elem_id": f"lcot_{box.name}"}
     with gr.Accordion(open=False, **properties) as made:
         for row in box.rows:
             with gr.Row():

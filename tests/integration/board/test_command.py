@@ -107,6 +107,10 @@ def test_long_cot_sft_gets_its_keys(board: Board) -> None:
     assert written["length_aware_packing"] == "True"
     assert (written["pack_max_tokens"], written["malformed_trace_policy"]) == ("4096", "drop")
     assert "grpo_beta" not in written
+    extra = '{"pack_max_tokens": "4k", "length_aware_packing": true}'
+    assert "pack_max_tokens: '4k' is not a whole" in board.preview(training_stage=DEFAULT_STAGE, extra_args=extra)
+    extra = '{"per_device_train_batch_size": "two"}'
+    assert "per_device_train_batch_size: 'two' is not a whole" in board.preview(extra_args=extra)
     assert "two ways to pack" in board.preview(training_stage=DEFAULT_STAGE, packing=True, **changed)
 
 

@@ -328,7 +328,13 @@ def test_values_of_extra_arguments_get_the_type_of_their_key(key: str, value: An
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("grpo_beta", True), ("grpo_beta", [1]), ("grpo_mask_truncated", 2), ("grpo_reward_funcs", {"accuracy": 1})],
+    [
+        ("grpo_stop_strings", ["a, b"]),
+        ("grpo_beta", True),
+        ("grpo_beta", [1]),
+        ("grpo_mask_truncated", 2),
+        ("grpo_reward_funcs", {"accuracy": 1}),
+    ],
 )
 def test_values_that_a_key_cannot_hold_are_refused(key: str, value: Any) -> None:
     with pytest.raises(ArgumentError, match=f"^{key}: "):
