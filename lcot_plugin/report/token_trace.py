@@ -17,6 +17,7 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from lcot_plugin.errors import DataError
 from lcot_plugin.types import Completion
@@ -103,11 +104,26 @@ class TokenTracer:
 
     def lengths(self, token_ids: Sequence[int], text: str) -> list[int]:
         """[T] characters of each token; they add up to those of the text. An end token that was left out has 0."""
-        pieces = [self._piece(token_id) for token_id in token_ids]
-        for shown in (pieces, [*pieces[:-1], ""]):
-            if "".join(shown) == text:
-                return [len(piece) for piece in shown]
+        for shown in (token_ids, token_ids[:-1]):
+            lengths, joined = self._by_piece(shown)
+            if joined == text:
+                return lengths + [0] * (len(token_ids) - len(shown))
         return _fitted(self._in_context(token_ids), len(text))
+
+    def _by_piece(self, token_ids: Sequence[int]) -> tuple[list[int], str]:
+        """Each token by itself, but for neighbours that share characters; and the text that this gives."""
+        lengths: list[int] = []
+        texts: list[str] = []
+        for partial, run in groupby(token_ids, lambda token_id: REPLACEMENT in self._piece(token_id)):
+            tokens = list(run)
+            if partial:
+                texts.append(self.decode(tokens))
+                lengths += _fitted(self._in_context(tokens), len(texts[-1]))
+            else:
+                pieces = [self._piece(token_id) for token_id in tokens]
+                texts += pieces
+                lengths += map(len, pieces)
+        return lengths, "".join(texts)
 
     def _piece(self, token_id: int) -> str:
         if token_id not in self._pieces:
