@@ -332,10 +332,10 @@ def test_the_report_is_a_file_that_reads_well(reports: Path, chromium: Any, name
     with visit(chromium, width=width, dark=dark) as seen:
         seen.page.goto((reports / f"{name}.html").as_uri(), wait_until="load")
         seen.page.locator("details").evaluate_all("all => all.forEach((one) => one.open = true)")
+        assert seen.page.evaluate(NUM_PICTURES)
         picture(seen.page, f"report_{name}_{width}_{'dark' if dark else 'light'}")
         assert not layout_faults(seen.page)
         assert not horizontal_overflow(seen.page)
-        assert seen.page.evaluate(NUM_PICTURES)
         shade = seen.page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", shade)[:3])) < 3 * 128) == dark
         assert_nothing_ran(seen)
