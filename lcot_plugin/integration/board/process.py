@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -101,7 +101,7 @@ class LoggedProcess(subprocess.Popen[str]):
         self.folder.mkdir(parents=True, exist_ok=True)
         self.started = time.time()
         with (self.folder / STDERR_FILE).open("wb") as file:
-            super().__init__([_beside_python(command[0]), *command[1:]], env=env, stderr=file, **options)
+            super().__init__(command, env=_beside_python(env), stderr=file, **options)
 
     def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[str, str]:
         """("", the end of stderr) once the process has ended. Raises TimeoutExpired before."""
@@ -109,10 +109,11 @@ class LoggedProcess(subprocess.Popen[str]):
         return "", tail(self.folder / STDERR_FILE)
 
 
-def _beside_python(program: str) -> str:
-    """The program of the Board's own environment, which need not be the one on PATH."""
-    beside = Path(sys.executable).parent / program  # an absolute path stays what it is
-    return str(beside) if beside.is_file() else program
+def _beside_python(env: Mapping[str, str]) -> dict[str, str]:
+    """`env` with the programs of the Board's own environment first: it may have been started without being activated,
+    and torchrun is looked for by name."""
+    folder = str(Path(sys.executable).parent)
+    return {**env, "PATH": os.pathsep.join(filter(None, [folder, env.get("PATH", os.defpath)]))}
 
 
 def run_of(runner: Any) -> BoardRun | None:

@@ -95,6 +95,12 @@ def test_the_board_starts_our_process(module: Any) -> None:
     assert module.Popen is LoggedProcess
 
 
+def test_programs_of_the_board_s_own_environment_come_first(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin")
+    runner = start("import os, sys; sys.stderr.write(os.environ['PATH'])")
+    assert runner.trainer.communicate()[1] == f"{Path(sys.executable).parent}:/usr/bin"
+
+
 def test_a_process_that_nobody_reads_does_not_stand_still(start: Start) -> None:
     runner = start("import sys; sys.stderr.write('x' * 300_000 + '\\nend\\n')")
     assert runner.trainer.wait(60) == 0
