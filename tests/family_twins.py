@@ -139,10 +139,11 @@ def lfm2_vl(directory: Path) -> Blueprint:
         "image_start_token": "<|image_start|>",
         "image_end_token": "<|image_end|>",
         "image_thumbnail_token": "<|img_thumbnail|>",
+        "image_thumbnail": "<|img_thumbnail|>",  # as transformers 4 calls it
     }
     cells = [f"<|img_row_{row + 1}_col_{col + 1}|>" for row in range(4) for col in range(4)]
     tokenizer = named_tokenizer(
-        ["<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", *named_tokens.values(), *cells],
+        ["<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", *dict.fromkeys(named_tokens.values()), *cells],
         named_tokens,
         THINK_TOKENS,
         bos_token="<|startoftext|>",

@@ -90,5 +90,18 @@ def test_full(place: Workplace) -> None:
         assert not [name for name in still if "layers" in name and "proj" in name], "the language model stands still"
 
 
+@pytest.mark.parametrize("place", FAMILIES, indirect=True)
+def test_a_tower_that_is_not_frozen(place: Workplace) -> None:
+    free = {"freeze_vision_tower": False, "freeze_multi_modal_projector": False}
+    sft = place.run("sft_full", deepspeed=None, learning_rate=1e-3, max_steps=1, **free)
+    before, after = (dict(load(path).named_parameters()) for path in (place.twin, sft))
+    moved = {name for name in before if is_vision(name) and not torch.equal(before[name], after[name])}
+    assert any("layer" in name or "blocks" in name for name in moved), "the tower stands still"
+    assert any(part in name for name in moved for part in PROJECTORS), "the projector stands still"
+
+
+PROJECTORS = ("projector", "merger", "connector", "embed_vision")
+
+
 def is_vision(name: str) -> bool:
-    return any(part in name for part in ("vis", "connector", "projector"))
+    return any(part in name for part in ("vis", *PROJECTORS))

@@ -35,6 +35,7 @@ from lcot_plugin.types import RolloutGroup, SamplingParams
 
 pytestmark = pytest.mark.vllm
 
+FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 ONE_PROCESS = SimpleNamespace(is_main_process=True, num_processes=1)
 """An accelerator."""
 SAMPLING = SamplingParams(num_generations=4, max_new_tokens=24, temperature=0.9, seed=3)
@@ -85,7 +86,7 @@ def vllm_python() -> str:
     return python
 
 
-@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+@pytest.fixture(scope="module", params=FAMILIES)
 def running(
     request: pytest.FixtureRequest, twin: Any, vllm_python: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
