@@ -9,6 +9,7 @@ from lcot_plugin.integration.pins import Pin
 
 _RUNNER = "integration/webui.py"
 _PAGE = "integration/board/page.py"
+_PROCESS = "integration/board/process.py"
 _LOADING = "integration/board/loading.py"
 _COMMAND = "integration/board/command.py"
 
@@ -96,6 +97,35 @@ BOARD_PINS: tuple[Pin, ...] = (
     ),
     Pin("webui.common", "save_args", _COMMAND, "writes the file in its place", parameters="config_path config_dict"),
     Pin("webui.common", "load_args", _COMMAND, "reads our lines after it", parameters="config_path"),
+    # integration/board/process.py
+    Pin(
+        "webui.runner",
+        "Runner.monitor",
+        _PROCESS,
+        "replaces it",
+        parameters="self",
+        calls=("get_trainer_info(lang, output_path, self.do_train)", "self.running_data[", "self._finalize("),
+    ),
+    Pin(
+        "webui.runner",
+        "Runner._finalize",
+        _PROCESS,
+        "calls it when a run has ended",
+        parameters="self lang finish_info",
+        calls=("self.trainer = None", "self.running = False", "gr.Info(finish_info)"),
+    ),
+    Pin("webui.runner", "Runner.set_abort", _PROCESS, "calls it for runs of other stages", parameters="self"),
+    Pin("webui.runner", "Popen", _PROCESS, "puts its own in its place"),
+    Pin("webui.runner", "load_eval_results", _PROCESS, "calls it when an evaluation has ended", parameters="path"),
+    Pin(
+        "webui.control",
+        "get_trainer_info",
+        _PROCESS,
+        "calls it while a run goes on",
+        parameters="lang output_path do_train",
+        calls=("RUNNING_LOG", "TRAINER_LOG", '"loss_viewer"', '"swanlab_link"'),
+    ),
+    Pin("webui.common", "DEFAULT_SAVE_DIR", "integration/board/live.py", "looks for runs in it"),
     # integration/board/page.py
     Pin(
         "webui.interface",

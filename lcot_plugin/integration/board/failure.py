@@ -28,6 +28,8 @@ _LOGGED = re.compile(r"\[[A-Z]+[| ]|\{'|\d{4}-\d\d-\d\d |[A-Z]\d{4} ")
 """How lines of loggers begin: an exception that was caught has no blank line behind it."""
 _OF_THE_LAUNCHER = ("ChildFailedError", "CalledProcessError")
 """torchrun's and the launcher's word that another process has failed; that one's own traceback tells why."""
+_ELSEWHERE = "Another process"
+"""How the errors begin of processes that end because another one has failed."""
 _PLAIN = ("ValueError", "ArgumentError", "DataError", "RecordError", "RewardError", "RolloutError", "FaultError")
 """Errors whose message is a sentence for the user: their name adds nothing."""
 
@@ -82,7 +84,8 @@ def _reason(lines: list[str]) -> str:
     found = [error for error in _exceptions(lines) if _short(error[0]) not in _OF_THE_LAUNCHER]
     if not found:
         return ""
-    name, message = found[-1]
+    own = [error for error in found if not error[1].startswith(_ELSEWHERE)]
+    name, message = (own or found)[-1]
     return message if message and _short(name) in _PLAIN else f"{_short(name)}: {message}".removesuffix(": ")
 
 

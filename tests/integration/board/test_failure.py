@@ -53,6 +53,15 @@ def test_the_process_that_failed_speaks_and_not_its_launcher() -> None:
     assert explain(text).reason.startswith("grpo_num_generations: 7")
 
 
+def test_of_several_processes_the_one_speaks_that_has_failed() -> None:
+    theirs = (
+        "[rank0]: Traceback (most recent call last):\n[rank0]:   File 'y'\n[rank0]: lcot_plugin.errors.RolloutError: "
+    )
+    text = TRACEBACK + theirs + "Another process could not roll out; its message says why.\n"
+    assert explain(text).reason.startswith("grpo_num_generations: 7")
+    assert explain(theirs + "Another process has ended.\n").reason == "Another process has ended."
+
+
 def test_without_a_traceback_there_is_no_reason_but_the_log() -> None:
     assert explain("Killed\n") == Failure("", "Killed")
     assert explain("") == Failure("", "")
