@@ -85,6 +85,7 @@ def test_a_run_from_its_start_to_a_rollout(server: BoardServer, chromium: Any) -
     with visit(chromium) as seen:
         board = BoardPage(seen, server.url)
         choose_grpo(board)
+        look_at_the_data(board)
         preview(board)
         start_and_watch(board)
         step = abort(board, server)
@@ -116,6 +117,16 @@ def choose_grpo(board: BoardPage) -> None:
     board.tick("Log token probabilities")
     picture(board.page, "train_grpo")
     assert not layout_faults(board.page) and not horizontal_overflow(board.page)
+
+
+def look_at_the_data(board: BoardPage) -> None:
+    board.open_accordion("Records as the model sees them")
+    board.button("Show the first records").click()
+    page = board.page.frame_locator("#lcot_records iframe")
+    expect(page.locator("body")).to_contain_text("What is the result modulo 10?")
+    expect(page.locator("img").first).to_be_visible()
+    picture(board.page, "train_records", element=board.page.locator("#lcot_records"))
+    board.page.locator("#lcot_records > button").click()
 
 
 def preview(board: BoardPage) -> None:
