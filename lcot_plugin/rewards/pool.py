@@ -129,7 +129,10 @@ class Pool:
         for _ in range(MAX_STARTS):
             with self._zygote_lock:  # held while the zygote starts: all threads want the same one
                 if self._zygote is None:
-                    self._zygote = Zygote(self._module)
+                    try:
+                        self._zygote = Zygote(self._module)
+                    except ZygoteLost:
+                        continue
                     self._shut.detach()
                     self._shut = weakref.finalize(self, _shut, self._seats, self._zygote)
                 zygote = self._zygote
@@ -171,7 +174,8 @@ def _shut(seats: queue.LifoQueue[Worker | None], zygote: Zygote | None) -> None:
 
 
 class Zygote:
-    """The process that workers are forked from. Raises RewardError where it cannot start."""
+    """The process that workers are forked from. Raises RewardError where it cannot start, ZygoteLost where something
+    killed it while it started."""
 
     def __init__(self, module: str) -> None:
         import lcot_plugin
@@ -197,7 +201,13 @@ class Zygote:
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    command, stdin=theirs.fileno(), stdout=nowhere, stderr=nowhere, env=environment
+                    command,
+                    stdin=theirs.fileno(),
+                    stdout=nowhere,
+                    stderr=nowhere,
+                    env=environment,
+                    # torchrun and terminals signal a whole group, and it ignores no signal before it has imported.
+                    process_group=0,
                 )
         except BaseException:
             self._control.close()
@@ -212,12 +222,21 @@ class Zygote:
             self.stop()
             raise
         if "ready" not in greeting:
+            if self._ended_by_a_signal():
+                self.stop()
+                raise ZygoteLost
             self._process.kill()
             self.stop()
             raise RewardError(
                 f"the answer verifier's worker did not start ({greeting['error']}); `{' '.join(command)}` shows why, "
                 "`pip install math-verify` installs it"
             )
+
+    def _ended_by_a_signal(self) -> bool:
+        try:
+            return self._process.wait(timeout=1.0) < 0
+        except subprocess.TimeoutExpired:
+            return False
 
     @property
     def pid(self) -> int:

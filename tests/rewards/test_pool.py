@@ -155,6 +155,36 @@ def test_a_zygote_that_is_killed_is_replaced(one: Pool) -> None:
     assert one._zygote is not zygote
 
 
+def test_a_signal_while_it_starts_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faulty: Callable[..., Pool]
+) -> None:
+    """A scheduler ends a run by a signal to every process; one that still imports cannot ignore it yet."""
+    (tmp_path / "signalled_worker.py").write_text(
+        textwrap.dedent(
+            f"""
+            import os, pathlib, signal
+            marker = pathlib.Path({str(tmp_path / "started")!r})
+            if not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGTERM)
+            import runpy
+            runpy.run_module("faulty_worker", run_name="__main__")
+            """
+        )
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
+    workers = Pool(1, "signalled_worker")
+    assert outcome(workers, GOLD) is Outcome.MATCHED
+    assert (tmp_path / "started").exists()
+    workers.close()
+
+
+def test_a_signal_to_the_group_does_not_reach_it(one: Pool) -> None:
+    assert outcome(one, GOLD) is Outcome.MATCHED
+    assert one._zygote is not None
+    assert os.getpgid(one._zygote.pid) == one._zygote.pid != os.getpgid(0)
+
+
 def test_zygotes_that_die_again_and_again_are_an_error(one: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     def dies(module: str) -> pool.Zygote:
         zygote = start(module)
