@@ -1,7 +1,7 @@
 """Tiny twins of families whose rows are not packed, or that one transformers release alone has; and of Qwen2-VL.
 
-`twins.build_twin` imports this module, which adds its blueprints to those there. Qwen3.5 and Gemma 4 need
-transformers 5.5; the others are on 4.57 too.
+`twins.build_twin` imports this module, which adds its blueprints to those there. Qwen3.5, LFM2-VL and
+Gemma 4 need transformers 5.5; the others are on 4.57 too.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from twins import (
 FAMILY_TEMPLATES = {
     "qwen2_vl": "qwen2_vl_lcot",
     "qwen3_vl_thinking": "qwen3_vl_thinking_lcot",
-    "lfm2_vl": "lfm2_vl_lcot",
-    **({"qwen3_5": "qwen3_5_lcot", "gemma4": "gemma4_lcot"} if twins.TRANSFORMERS_5 else {}),
+    **({"qwen3_5": "qwen3_5_lcot", "lfm2_vl": "lfm2_vl_lcot", "gemma4": "gemma4_lcot"} if twins.TRANSFORMERS_5 else {}),
 }
 """The template of each family here, as `twins.TWIN_TEMPLATES` has those of the others."""
 
@@ -139,11 +138,10 @@ def lfm2_vl(directory: Path) -> Blueprint:
         "image_start_token": "<|image_start|>",
         "image_end_token": "<|image_end|>",
         "image_thumbnail_token": "<|img_thumbnail|>",
-        "image_thumbnail": "<|img_thumbnail|>",  # as transformers 4 calls it
     }
     cells = [f"<|img_row_{row + 1}_col_{col + 1}|>" for row in range(4) for col in range(4)]
     tokenizer = named_tokenizer(
-        ["<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", *dict.fromkeys(named_tokens.values()), *cells],
+        ["<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", *named_tokens.values(), *cells],
         named_tokens,
         THINK_TOKENS,
         bos_token="<|startoftext|>",
@@ -231,6 +229,6 @@ def gemma4(directory: Path) -> Blueprint:
     return Blueprint(transformers.Gemma4ForConditionalGeneration, config, processor, ("<eos>", "<turn|>"))
 
 
-twins.BLUEPRINTS |= {"qwen2_vl": qwen2_vl, "qwen3_vl_thinking": qwen3_vl_thinking, "lfm2_vl": lfm2_vl}
+twins.BLUEPRINTS |= {"qwen2_vl": qwen2_vl, "qwen3_vl_thinking": qwen3_vl_thinking}
 if twins.TRANSFORMERS_5:
-    twins.BLUEPRINTS |= {"qwen3_5": qwen3_5, "gemma4": gemma4}
+    twins.BLUEPRINTS |= {"qwen3_5": qwen3_5, "lfm2_vl": lfm2_vl, "gemma4": gemma4}

@@ -15,7 +15,8 @@ from families.runs import Workplace, load, workplace
 # Third-party warnings while training are not this test's subject; its assertions are.
 pytestmark = pytest.mark.filterwarnings("default")
 DATA_SETS = ("tbac_vlr1_sft", "tbac_vlr1_rl", "tbac_vlr1_rl_text", "openr1_math_94k")
-HERE = {"deepspeed": None, "learning_rate": 1e-3, "grpo_rollout_engine": None, "grpo_vllm_python": None, "grpo_vllm_devices": None}
+HERE = {"deepspeed": None, "learning_rate": 1e-3}
+HERE |= dict.fromkeys(("grpo_rollout_engine", "grpo_vllm_python", "grpo_vllm_devices"))
 
 
 @pytest.fixture
