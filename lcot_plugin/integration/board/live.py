@@ -27,7 +27,7 @@ from lcot_plugin.integration.board.failure import printable
 from lcot_plugin.integration.board.following import FollowedRun, followed_run
 from lcot_plugin.integration.board.process import BoardRun, run_of, settle_if_ended
 from lcot_plugin.integration.board.view_sentences import SENTENCES
-from lcot_plugin.integration.board.view_texts import LOCALES, text
+from lcot_plugin.integration.board.view_texts import LOCALES, OWN_RUN, text
 from lcot_plugin.report.panels import Panel
 from lcot_plugin.report.runs import find_runs
 
@@ -70,7 +70,7 @@ def create_live_view(engine: Any, lang: Any) -> dict[str, Any]:
     `live_alarms`, `live_panels`, `live_more` (the charts that tell less, folded), `live_timer`.
     """
     with gr.Column(elem_id="lcot_live") as live_box:
-        live_run = gr.Dropdown(allow_custom_value=True, value="", choices=[(SENTENCES["live_own"][0], "")])
+        live_run = gr.Dropdown(allow_custom_value=True, value=OWN_RUN, choices=[(SENTENCES["live_own"][0], OWN_RUN)])
         live_status = gr.HTML(elem_id="lcot_live_status")
         live_alarms = gr.HTML(elem_id="lcot_live_alarms")
         live_panels = gr.HTML(elem_id="lcot_live_panels")
@@ -82,7 +82,7 @@ def create_live_view(engine: Any, lang: Any) -> dict[str, Any]:
         live_timer = gr.Timer(SECONDS)
 
     def tick(shown: Shown, chosen: str | None, lang: str) -> Any:
-        return changes(engine, shown, chosen or "", lang)
+        return changes(engine, shown, "" if chosen in (None, OWN_RUN) else chosen, lang)
 
     outputs = [shown, live_status, live_alarms, live_panels, live_more_panels, live_more]
     asked: dict[str, Any] = dict(inputs=[shown, live_run, lang], outputs=outputs)
@@ -110,7 +110,7 @@ def save_root() -> Path:
 
 def run_choices(lang: str) -> Any:
     """The Board's own run and every run that is found."""
-    return gr.Dropdown(choices=[(text("live_own", lang), ""), *(str(folder) for folder in find_runs(save_root()))])
+    return gr.Dropdown(choices=[(text("live_own", lang), OWN_RUN), *(str(folder) for folder in find_runs(save_root()))])
 
 
 def changes(engine: Any, shown: Shown, chosen: str, lang: str) -> list[Any]:

@@ -12,6 +12,8 @@ from typing import Any
 from lcot_plugin.integration.board.view_sentences import SENTENCES
 
 LANGUAGES = ("en", "ru", "zh", "ko", "ja")
+OWN_RUN = "*"
+"""The value of `live_run` that stands for the Board's own run; gradio shows no name for an empty one."""
 
 
 def text(name: str, lang: str, /, **values: Any) -> str:
@@ -59,7 +61,7 @@ LOCALES: dict[str, dict[str, dict[str, Any]]] = {
             "이 보드에서 시작한 실행, 또는 셸에서 시작한 것을 포함한 임의의 실행 폴더.",
             "このボードで開始した実行、またはシェルで開始したものを含む任意の実行フォルダ。",
         ),
-        choices=tuple([(name, "")] for name in SENTENCES["live_own"]),
+        choices=tuple([(name, OWN_RUN)] for name in SENTENCES["live_own"]),
     ),
     "live_more": _same(label=("More charts", "Другие графики", "更多图表", "그래프 더 보기", "その他のグラフ")),
     "viewer_run": _same(

@@ -147,7 +147,7 @@ def create_viewer_tab(engine: Any) -> dict[str, Any]:
         made["viewer_text"] = gr.Textbox(value="", scale=2, **_start("viewer_text"))
         made["viewer_order"] = gr.Dropdown(value=ORDERS[0], scale=1, **_start("viewer_order"))
         made["viewer_since_step"] = gr.Textbox(value="", min_width=90, **_start("viewer_since_step"))
-        made["viewer_tokens"] = gr.Checkbox(value=False, **_start("viewer_tokens"))
+        made["viewer_tokens"] = gr.Checkbox(value=False, min_width=220, **_start("viewer_tokens"))
     with gr.Row():
         made["viewer_show_btn"] = gr.Button(variant="primary", **_start("viewer_show_btn"))
         made["viewer_prev_btn"] = gr.Button(interactive=False, **_start("viewer_prev_btn"))
