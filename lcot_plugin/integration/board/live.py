@@ -25,6 +25,7 @@ import gradio as gr
 
 from lcot_plugin.integration.board.failure import printable
 from lcot_plugin.integration.board.following import FollowedRun, followed_run
+from lcot_plugin.integration.board.panel_texts import translated
 from lcot_plugin.integration.board.process import BoardRun, run_of, settle_if_ended
 from lcot_plugin.integration.board.view_sentences import SENTENCES
 from lcot_plugin.integration.board.view_texts import LOCALES, OWN_RUN, text
@@ -130,7 +131,7 @@ def changes(engine: Any, shown: Shown, chosen: str, lang: str) -> list[Any]:
             folder=folder,
             status=STYLE + status_html(run, own if _is_in(own, folder) else None, lang, time.time()),
             alarms=alarms_html(run.alarms, lang),
-            panels=(str(folder), key, lang if not drawn else None),
+            panels=(str(folder), key, lang),
         )
     changed: list[Any] = [gr.skip()] * 6
     if now != shown:
@@ -328,6 +329,7 @@ def panels_html(panels: Sequence[Panel], lang: str) -> str:
     if not panels:
         return f'<p class="lcot-soft">{escape(text("live_no_metrics", lang))}</p>'
     cells = "".join(
-        f'<div>{panel.svg}<div class="lcot-soft">{escape(panel.explanation)}</div></div>' for panel in panels
+        f'<div>{panel.svg}<div class="lcot-soft">{escape(panel.explanation)}</div></div>'
+        for panel in (translated(panel, lang) for panel in panels)
     )
     return f'<div class="lcot-panels">{cells}</div>'
