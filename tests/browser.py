@@ -31,7 +31,7 @@ import psutil
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
-PATIENCE = 120.0
+PATIENCE = 240.0
 """Seconds that a start of the server, of a run or of a slow event may take on a busy machine."""
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SCREENSHOTS = "LCOT_SCREENSHOTS"
@@ -162,7 +162,7 @@ def board_server(folder: Path, **environment: str) -> Iterator[BoardServer]:
         )
     try:
         server = BoardServer(folder, f"http://127.0.0.1:{port}/", log, mark)
-        wait_until(lambda: process.poll() is not None or _answers(server.url), "the Board's page", 2 * PATIENCE)
+        wait_until(lambda: process.poll() is not None or _answers(server.url), "the Board's page")
         if process.poll() is not None:
             raise RuntimeError(f"the Board ended with code {process.returncode}:\n{_end_of(log)}")
         yield server

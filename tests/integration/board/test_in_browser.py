@@ -57,6 +57,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BoardServer]:
     write_hostile_run(folder / "saves/hostile")
     with board_server(folder) as board:
         yield board
+    assert not board.processes()
 
 
 def test_the_layout_check_sees_what_overlaps_and_what_is_cut(chromium: Any) -> None:
@@ -80,6 +81,7 @@ SETTINGS = {"optim": "adamw_torch", "preprocessing_num_workers": 1, "max_steps":
 OWN_RUN = "saves/lcot-demo-Qwen2.5-VL-1M/full/browser"
 
 
+@pytest.mark.slow
 def test_a_run_from_its_start_to_a_rollout(server: BoardServer, chromium: Any) -> None:
     """Choose, preview, start, watch, abort, resume, browse: the whole way of a user, without a shell."""
     with visit(chromium) as seen:
