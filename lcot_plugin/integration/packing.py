@@ -1,23 +1,18 @@
-"""Seam: `llamafactory.train.sft.workflow`. Has `length_aware_packing: true` train on packs.
+"""Seam: `llamafactory.train.sft.workflow`. Packs for `length_aware_packing: true`, and files of the run for all.
 
 `run_sft` names its trainer in its own module: for a packed run that name gives a trainer on packs, and everything else
-of the workflow (loading, evaluation, prediction, metrics, model card) stays LLaMA-Factory's. Can go when a trainer can
-be chosen there.
+of the workflow (loading, evaluation, prediction, metrics, model card) stays LLaMA-Factory's. Any other run gets one
+callback more, which writes run.json and its like. Can go when a trainer can be chosen there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from llamafactory.data.parser import get_dataset_list
 from llamafactory.extras.logging import get_logger
 
-from lcot_plugin.integration.conversion import is_ours
 from lcot_plugin.integration.packing_refusals import check_packing_settings
 from lcot_plugin.integration.refusals import RunArguments
 from lcot_plugin.integration.run_files import RunFiles, run_files
@@ -27,7 +22,7 @@ from lcot_plugin.integration.stage import wait_for_everyone
 logger = get_logger(f"llamafactory.{__name__}")  # a child of LLaMA-Factory's: that one's handlers print it
 
 _run: ContextVar[RunArguments | None] = ContextVar("lcot_packed_run", default=None)
-_files: ContextVar[tuple[RunFiles, ...]] = ContextVar("lcot_packed_run_files", default=())
+_files: ContextVar[RunFiles | None] = ContextVar("lcot_packed_run_files", default=None)
 
 
 def apply(module: ModuleType) -> None:
@@ -45,14 +40,14 @@ def apply(module: ModuleType) -> None:
     ) -> None:
         run = RunArguments(model_args, data_args, training_args, finetuning_args, generating_args)
         if not (data_args.length_aware_packing and training_args.do_train):
-            with kept_files(run) as files:
-                return original_run(*run, [*(callbacks or []), *files])
+            with run_files(run, sft_plan(run)) as files:
+                return original_run(*run, [*(callbacks or []), files])
         check_packing_settings(run)
         settle_budget(run)
-        with kept_files(run) as files:
+        with run_files(run, sft_plan(run)) as files:
             token, files_token = _run.set(run), _files.set(files)
             try:
-                original_run(*run, [*(callbacks or []), *files])
+                original_run(*run, [*(callbacks or []), files])
             finally:
                 _run.reset(token)
                 _files.reset(files_token)
@@ -66,35 +61,13 @@ def apply(module: ModuleType) -> None:
         from lcot_plugin.integration.packing_trainer import packing_trainer
 
         trainer = packing_trainer(run, arguments)
-        for files in _files.get():
+        files = _files.get()
+        if files is not None:
             files.stop_signals = trainer.stop_signals
         return trainer
 
     module.run_sft = run_sft
     module.CustomSeq2SeqTrainer = make_trainer
-
-
-@contextmanager
-def kept_files(run: RunArguments) -> Iterator[tuple[RunFiles, ...]]:
-    """The files of a run that is packed or reads a data set in one of our formats; none of any other, which stays
-    LLaMA-Factory's alone."""
-    if not (run.data.length_aware_packing or reads_our_sets(run.data)):
-        yield ()
-        return
-    with run_files(run, sft_plan(run)) as files:
-        yield (files,)
-
-
-def reads_our_sets(data: Any) -> bool:
-    """Whether any of the data sets is described as `lcot_...`. What cannot be read is for LLaMA-Factory to complain
-    about."""
-    if isinstance(data.dataset_dir, str) and not Path(data.dataset_dir).is_dir():
-        return False  # of a hub
-    try:
-        attributes = get_dataset_list([*(data.dataset or ()), *(data.eval_dataset or ())], data.dataset_dir)
-    except ValueError:
-        return False
-    return any(is_ours(attribute.formatting) for attribute in attributes)
 
 
 def packs_now() -> bool:

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +20,6 @@ from recipe_runs import run
 from transformers import TrainerControl, TrainerState
 from twins import TWIN_TEMPLATES, write_problems
 
-from lcot_plugin.integration.packing import reads_our_sets
 from lcot_plugin.integration.run_files import MAX_MESSAGE, RunFiles, ending, logged_before
 from lcot_plugin.policy.health import Alarm
 from lcot_plugin.report.run_log import StepLog, read_json, read_json_lines, read_metrics, write_json
@@ -231,20 +229,6 @@ def test_lines_of_a_step_count_as_often_as_they_were_logged() -> None:
     assert not any(fresh({"step": step}) for step in (0, 1))
 
 
-def test_which_sft_runs_keep_files(tmp_path: Path) -> None:
-    sets = {"ours": {"file_name": "a.json", "formatting": "lcot_auto"}, "theirs": {"file_name": "b.json"}}
-    (tmp_path / "dataset_info.json").write_text(json.dumps(sets))
-
-    def reads(folder: str, *names: str, evaluated: tuple[str, ...] = ()) -> bool:
-        return reads_our_sets(
-            SimpleNamespace(dataset_dir=folder, dataset=list(names) or None, eval_dataset=list(evaluated) or None)
-        )
-
-    assert reads(str(tmp_path), "theirs", "ours") and reads(str(tmp_path), "theirs", evaluated=("ours",))
-    assert not reads(str(tmp_path), "theirs") and not reads(str(tmp_path), "missing") and not reads(str(tmp_path))
-    assert not reads("REMOTE:org/sets", "ours") and not reads(str(tmp_path / "not there"), "ours")
-
-
 # --- real runs --------------------------------------------------------------------------------------------------------
 
 
@@ -388,10 +372,26 @@ def test_a_packed_sft_run_keeps_its_files(recipe: dict[str, Any], tmp_path: Path
     assert [line["step"] for line in found.metrics if "eval_loss" in line] == [2, 2]
 
 
-def test_a_run_of_llamafactory_alone_is_left_alone(recipe: dict[str, Any], tmp_path: Path) -> None:
-    """Its stage and its formats: nothing of ours lies in its folder."""
-    plain = {**packed_sft(recipe), "length_aware_packing": False, "max_steps": 1}
-    result = run(plain, tmp_path)
+def plain_sft(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Neither packed nor in one of our formats."""
+    return {key: value for key, value in packed_sft(recipe).items() if key != "length_aware_packing"} | {"max_steps": 1}
+
+
+def test_plain_sft_keeps_its_files(recipe: dict[str, Any], tmp_path: Path) -> None:
+    result = run(plain_sft(recipe), tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    found = read_run(tmp_path / "out")
+    assert found.state == "finished" and found.record["plan"]["packed"] is False
+    assert found.record["arguments"]["learning_rate"] == 1e-3 and found.record["arguments"]["hub_token"] == "***"
+    assert [line["step"] for line in found.metrics if "loss" in line] == [1]
+
+
+def test_a_run_without_the_plugin_is_left_alone(recipe: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**plain_sft(recipe), "output_dir": str(tmp_path / "out")}))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "LCOT_PLUGIN": "0"}
+    command = [sys.executable, "-m", "llamafactory.cli", "train", str(path)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert not names & {"run.json", "metrics.jsonl", "progress.json", "alarms.jsonl"} and "trainer_log.jsonl" in names
