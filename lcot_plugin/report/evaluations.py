@@ -3,17 +3,16 @@
 In: eval_completions.jsonl, by the columns of completions_index. Out: one `Evaluation` per file and step, with shares
 and their intervals, which the report's headline, its table of accuracies and its comparison of runs read.
 
-What counts: an answer that is missing, or whose comparison ran out of time, is wrong; a problem whose gold answer
-cannot be read is left out and counted, as in the evaluation itself.
+What counts: an answer that is missing, or whose comparison ran out of time, is wrong; a problem without a verdict, or
+whose gold answer cannot be read, is left out and counted, as in the evaluation itself.
 """
 
 from __future__ import annotations
 
 import hashlib
-import mmap
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,8 @@ ProblemKey = tuple[str, int, bytes, int]
 """Source, record, digest of the question, and which of several equal ones: the same problem in two evaluations."""
 MIN_COMMON = 0.5
 """Of the smaller evaluation's problems: where fewer are in the other one too, two evaluations are compared unpaired."""
+JUDGED = (Outcome.MATCHED, Outcome.MISMATCHED, Outcome.UNPARSABLE, Outcome.TIMED_OUT)
+"""Verdicts that say right or wrong."""
 
 
 @dataclass
@@ -50,8 +51,8 @@ class Evaluation:
     step: int
     """Optimizer steps of the model that was evaluated, in the run that evaluated it."""
     problems: dict[ProblemKey, Problem] = field(default_factory=dict)
-    num_gold_unparsable: int = 0
-    """Problems left out of everything."""
+    num_unjudged: int = 0
+    """Problems left out of everything: without a verdict, or with a gold answer that cannot be read."""
     num_completions: int = 0
     num_truncated: int = 0
     num_unparsable: int = 0
@@ -77,6 +78,10 @@ class Evaluation:
     def of_source(self, source: str | None) -> dict[ProblemKey, Problem]:
         """The problems of a data set, or all."""
         return {key: p for key, p in self.problems.items() if source is None or p.source == source}
+
+    def only(self, keys: Collection[ProblemKey]) -> Evaluation:
+        """The same with these problems alone; what was counted over completions stays."""
+        return replace(self, problems={key: self.problems[key] for key in keys if key in self.problems})
 
     def accuracy(self, source: str | None = None) -> Share | None:
         """Of the greedy answers; of the sampled ones where not every problem has one. None without problems."""
@@ -116,9 +121,9 @@ def read_evaluations(path: Path, run: str, set_name: str = "") -> list[Evaluatio
         if last is None or sample == 0 or (last[0], *last[1][:3]) != identity:
             last = (step, (source, record, digest, occurrences[identity]))
             occurrences[identity] += 1
-            if outcome == Outcome.GOLD_UNPARSABLE:
+            if outcome not in JUDGED:
                 left_out.add(last)
-                evaluation.num_gold_unparsable += 1
+                evaluation.num_unjudged += 1
         if last in left_out:
             continue
         problem = evaluation.problems.setdefault(last[1], Problem(source))
@@ -148,27 +153,27 @@ def compare(before: Evaluation, after: Evaluation, source: str | None = None) ->
     shares = before.accuracy(source), after.accuracy(source)
     if shares[0] is None or shares[1] is None:
         return None
-    common = common_problems(before, after, source)
-    if len(common) < MIN_COMMON * min(len(before.of_source(source)), len(after.of_source(source))) or not common:
+    if not same_set(before, after, source):
         return unpaired(shares[0], shares[1])
-    pairs = [(before.problems[key], after.problems[key]) for key in common]
+    pairs = [(before.problems[key], after.problems[key]) for key in common_problems(before, after, source)]
     if before.is_greedy and after.is_greedy:
         return paired_answers([(bool(old.greedy), bool(new.greedy)) for old, new in pairs])
     return paired_means([(_share(before, old), _share(after, new)) for old, new in pairs])
 
 
-def same_set(left: Evaluation, right: Evaluation) -> bool:
-    """Whether two evaluations are about the same problems, by and large."""
-    smaller = min(len(left.problems), len(right.problems))
-    return smaller > 0 and len(common_problems(left, right)) >= MIN_COMMON * smaller
+def same_set(left: Evaluation, right: Evaluation, source: str | None = None) -> bool:
+    """Whether two evaluations are about the same problems, by and large: they are compared problem by problem."""
+    smaller = min(len(left.of_source(source)), len(right.of_source(source)))
+    return smaller > 0 and len(common_problems(left, right, source)) >= MIN_COMMON * smaller
 
 
 def by_set(evaluations: Sequence[Evaluation]) -> list[list[Evaluation]]:
-    """The evaluations that are about the same problems together, in their order."""
+    """The evaluations that are about the same problems together, in their order; those of two sets of one run never."""
     sets: list[list[Evaluation]] = []
     for evaluation in evaluations:
         for known in sets:
-            if same_set(known[0], evaluation):
+            named = {other.set_name for other in known if other.run == evaluation.run}
+            if named <= {evaluation.set_name} and same_set(known[0], evaluation):
                 known.append(evaluation)
                 break
         else:
@@ -187,8 +192,10 @@ def _question_digests(path: Path, columns: dict[str, np.ndarray]) -> Iterator[by
     starts = (columns["offset"] + columns["question"]).tolist()
     lengths = (columns["question_end"] - columns["question"]).tolist()
     absent = (columns["question"] < 0).tolist()
-    if not starts:
-        return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+    with path.open("rb", buffering=1 << 20) as file:
         for start, length, missing in zip(starts, lengths, absent, strict=True):
-            yield b"" if missing else hashlib.blake2b(text[start : start + length], digest_size=8).digest()
+            if missing:
+                yield b""
+                continue
+            file.seek(start)
+            yield hashlib.blake2b(file.read(length), digest_size=8).digest()

@@ -4,7 +4,7 @@
     share of several samples of each problem    the same at the effective number of samples, by problem
     two shares of other problems                Newcombe's hybrid of two score intervals
     two shares of the same problems             Bonett and Price's adjusted interval, McNemar's exact test
-    two means of samples of the same problems   normal interval of the differences problem by problem
+    two means of samples of the same problems   Bonett and Price's, carried over to differences between -1 and 1
 
 A plain p +- 2 standard errors is not used: near 0 and 1, where small models are, it has no width or leaves [0, 1].
 """
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+CONFIDENCE = 0.95
 Z = 1.959963984540054
 """Of the normal distribution: 95% lie within so many standard deviations."""
 
@@ -59,6 +60,12 @@ class Difference:
     """Problems that were wrong before and are right after; of pairs with one answer each."""
     lost: int = 0
     method: str = ""
+
+    @property
+    def beyond_chance(self) -> bool:
+        """Whether the interval leaves out 0 and, where there is a test, that agrees: of few pairs they may not."""
+        outside = self.interval.low > 0 or self.interval.high < 0
+        return outside and (self.p_value is None or self.p_value < 1 - CONFIDENCE)
 
 
 def wilson(share: float, num: float) -> Interval:
@@ -124,12 +131,9 @@ def paired_answers(pairs: Sequence[tuple[bool, bool]]) -> Difference:
         raise ValueError("There are no problems in common to compare over.")
     gained = sum(after and not before for before, after in pairs)
     lost = sum(before and not after for before, after in pairs)
-    up, down = (gained + 1) / (num + 2), (lost + 1) / (num + 2)
-    half = Z * math.sqrt(max(0.0, up + down - (up - down) ** 2) / (num + 2))
-    interval = Interval(max(-1.0, up - down - half), min(1.0, up - down + half))
     return Difference(
         (gained - lost) / num,
-        interval,
+        _of_pairs([float(after) - float(before) for before, after in pairs]),
         mcnemar(gained, lost),
         num,
         paired=True,
@@ -140,19 +144,31 @@ def paired_answers(pairs: Sequence[tuple[bool, bool]]) -> Difference:
 
 
 def paired_means(pairs: Sequence[tuple[float, float]]) -> Difference:
-    """The same where each problem has several samples. pairs: (share right before, after) per problem."""
+    """The same where each problem has several samples. pairs: (share right before, after) per problem.
+
+    Unlike a normal interval this one has a width where all problems differ by the same, as where none was ever right: a
+    few problems that agree do not make a difference sure.
+    """
     num = len(pairs)
     if not num:
         raise ValueError("There are no problems in common to compare over.")
     differences = [after - before for before, after in pairs]
+    method = "paired by problem, Bonett and Price's interval of the problems' differences"
+    return Difference(math.fsum(differences) / num, _of_pairs(differences), None, num, paired=True, method=method)
+
+
+def _of_pairs(differences: Sequence[float]) -> Interval:
+    """Bonett and Price's adjusted interval of the mean of differences in [-1, 1]: that of a mean, over the pairs and
+    two more, one that rose by 1 and one that fell by 1.
+
+    Where every difference is -1, 0 or 1 these are their formula: 8 gained and 1 lost of 20 make (9 - 2) / 22 +- 1.96 *
+    sqrt((11/22 - (7/22)^2) / 22) = [0.054, 0.582].
+    """
+    num = len(differences) + 2
     mean = math.fsum(differences) / num
-    if num > 1:
-        half = Z * math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (num - 1) / num)
-        interval = Interval(max(-1.0, mean - half), min(1.0, mean + half))
-    else:
-        interval = Interval(-1.0, 1.0)
-    method = "paired by problem, normal interval of the problems' differences"
-    return Difference(mean, interval, None, num, paired=True, method=method)
+    squares = (math.fsum(d * d for d in differences) + 2) / num
+    half = Z * math.sqrt((squares - mean * mean) / num)
+    return Interval(max(-1.0, mean - half), min(1.0, mean + half))
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -52,7 +52,7 @@ def test_what_cannot_be_judged_is_left_out_and_what_ran_out_of_time_is_wrong(tmp
     (found,) = read(tmp_path / "run", *lines)
     share = found.accuracy()
     assert share is not None and (share.value, share.num_problems) == (1 / 3, 3)
-    assert (found.num_gold_unparsable, found.num_timed_out, found.num_unparsable, found.num_truncated) == (1, 1, 1, 1)
+    assert (found.num_unjudged, found.num_timed_out, found.num_unparsable, found.num_truncated) == (1, 1, 1, 1)
     assert found.num_completions == 3
 
 
@@ -95,6 +95,23 @@ def test_sampled_evaluations_are_paired_by_the_problems_means(tmp_path: Path) ->
     found = compare(before, after)
     assert found is not None and found.paired and found.p_value is None
     assert found.value == 0.5
+
+
+def test_a_problem_without_a_verdict_is_left_out(tmp_path: Path) -> None:
+    (found,) = read(tmp_path, line(0, True), line(1, False, outcome=None), line(2, False, outcome="of a later version"))
+    assert (len(found.problems), found.num_unjudged, found.num_completions) == (1, 2, 1)
+    share = found.accuracy()
+    assert share is not None and share.value == 1.0
+
+
+def test_two_sets_of_a_run_are_two_though_they_overlap(tmp_path: Path) -> None:
+    (small,) = read(tmp_path / "a", *(line(n, True) for n in range(6)))
+    (large,) = read(tmp_path / "b", *(line(n, True) for n in range(9)))
+    large.run, large.set_name = small.run, "large"
+    assert same_set(small, large)
+    assert by_set([small, large, small]) == [[small, small], [large]]
+    large.run = "another run"
+    assert by_set([small, large]) == [[small, large]]
 
 
 def test_a_source_that_one_lacks_is_not_compared(tmp_path: Path) -> None:

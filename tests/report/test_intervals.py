@@ -149,8 +149,28 @@ def test_pairing_is_surer_than_not_pairing() -> None:
 def test_paired_means() -> None:
     found = paired_means([(0.0, 0.5), (0.25, 0.5), (1.0, 1.0)])
     assert found.value == pytest.approx(0.25)
-    assert found.interval == pytest.approx((0.25 - Z * 0.25 / math.sqrt(3), 0.25 + Z * 0.25 / math.sqrt(3)))
-    assert paired_means([(0.0, 1.0)]).interval == (-1.0, 1.0)
+    # Over 0.5, 0.25, 0, 1 and -1: mean 0.75 / 5, mean of squares 2.3125 / 5.
+    half = Z * math.sqrt((2.3125 / 5 - 0.15**2) / 5)
+    assert found.interval == pytest.approx((0.15 - half, 0.15 + half))
+    pairs = [(False, True)] * 8 + [(True, False)] + [(True, True)] * 11
+    assert paired_means(pairs).interval == paired_answers(pairs).interval
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_problems_that_agree_are_not_sure(share: float) -> None:
+    """A normal interval would have no width here, and call a difference of three problems certain."""
+    found = paired_means([(0.0, share)] * 3)
+    assert found.interval.low < 0 < found.interval.high and not found.beyond_chance
+    assert paired_means([(0.0, share)] * 300).beyond_chance is (share > 0)
+
+
+def test_beyond_chance_is_what_interval_and_test_both_say() -> None:
+    same = [(True, True)] * 89
+    found = paired_answers([*same, *[(False, True)] * 9, *[(True, False)] * 2])
+    assert found.interval.low > 0 and found.p_value is not None and found.p_value > 0.05
+    assert not found.beyond_chance
+    assert paired_answers([*same, *[(False, True)] * 11]).beyond_chance
+    assert paired_answers([*same, *[(True, False)] * 11]).beyond_chance
 
 
 def test_nothing_in_common_is_an_error() -> None:

@@ -135,6 +135,29 @@ def test_no_difference_beyond_chance_is_said(tmp_path: Path) -> None:
     assert "no difference beyond chance" in words or "is the same" in words
 
 
+def test_an_evaluation_that_goes_on_is_compared_over_what_it_has(tmp_path: Path) -> None:
+    """The shares are those of the problems that both were asked, and differ by the difference that is told."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    before = [completion(step=0, sample="greedy", record=n, right=n >= 60, length=9) for n in range(100)]
+    after = [completion(step=5, sample="greedy", record=n, right=n >= 30, length=9) for n in range(60)]
+    just_begun = [completion(step=9, sample="greedy", record=0, right=True, length=9)]
+    write_lines(folder / "eval_completions.jsonl", [*before, *after, *just_begun])
+    _, words = report(folder)
+    assert "Accuracy rose from 0.0% to 50.0%" in words and "+50.0 points" in words
+    assert "40 problems that only one was asked left out" in words
+    assert re.search(r"run 9 1 100\.0%", words), "the table has every evaluation"
+
+
+def test_grpo_without_completions_is_told_by_its_reward(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps(record()))
+    write_lines(folder / "metrics.jsonl", [{"step": s, "loss": 0.0, "reward": s / 10} for s in range(1, 9)])
+    _, words = report(folder)
+    assert "Mean reward of the rollouts went from 0.1 to 0.8" in words and "Training loss" not in words
+
+
 def test_training_alone_is_told_by_its_rollouts(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lcot_plugin.report.charts import number
-from lcot_plugin.report.evaluations import Evaluation, by_set, compare
+from lcot_plugin.report.evaluations import MIN_COMMON, Evaluation, by_set, common_problems, compare, same_set
 from lcot_plugin.report.figures import RangeRow, ranges
 from lcot_plugin.report.intervals import Difference, Share, p_text, percent, percents, unpaired
 from lcot_plugin.report.page import Html, Section, chips, count, duration, folded, join, listed, paragraph, table, tag
@@ -23,6 +23,9 @@ from lcot_plugin.report.subjects import Subject
 BEFORE, BETWEEN, AFTER = "var(--before)", "var(--chart-2)", "var(--after)"
 ENDS = 10
 """The first and the last 1/10 of a run's steps are compared where nothing was evaluated."""
+LOGGED = (("eval_loss", "Evaluation loss"), ("loss", "Training loss"))
+LOGGED_OF_GRPO = (("reward", "Mean reward of the rollouts"), *LOGGED)
+"""Metric, what it is: the first one that was logged twice stands for a run that kept no answers."""
 MANY = 12
 """Evaluations, above which their table is folded."""
 STATES = {
@@ -46,6 +49,8 @@ class Pair(NamedTuple):
     """Both runs trained: neither is what the other began as."""
     between: tuple[Evaluation, ...] = ()
     """Of further runs, between the two."""
+    num_asked_once: int = 0
+    """Problems that only one of the two was asked, which are in neither: other sets, or an evaluation that goes on."""
 
     def name(self, evaluation: Evaluation) -> str:
         """How the evaluation is told from the other one."""
@@ -64,13 +69,30 @@ def pairs(subjects: Sequence[Subject]) -> list[Pair]:
     found = []
     trained = {subject.name for subject in subjects if subject.trained}
     for same in by_set([evaluation for subject in subjects for evaluation in subject.evaluations]):
+        # One that has just begun, or was cut, is not what the last one says.
+        most = max(len(evaluation.problems) for evaluation in same)
+        same = [evaluation for evaluation in same if len(evaluation.problems) >= MIN_COMMON * most]
         last = list({evaluation.run: evaluation for evaluation in same}.values())
         ends = last if len(last) > 1 else same
         if len(ends) > 1:
             one_run = len(last) == 1
             alternatives = not one_run and {ends[0].run, ends[-1].run} <= trained
-            found.append(Pair(ends[0], ends[-1], one_run, alternatives, () if one_run else tuple(last[1:-1])))
+            found.append(_paired(Pair(ends[0], ends[-1], one_run, alternatives, () if one_run else tuple(last[1:-1]))))
     return sorted(found, key=lambda pair: -len(pair.after.problems))
+
+
+def _paired(pair: Pair) -> Pair:
+    """The pair over the problems that both were asked, so that its shares differ by the difference that is told."""
+    if not same_set(pair.before, pair.after):
+        return pair
+    common = common_problems(pair.before, pair.after)
+    every = pair.before.problems.keys() | pair.after.problems.keys()
+    return pair._replace(
+        before=pair.before.only(common),
+        after=pair.after.only(common),
+        between=tuple(evaluation.only(common) for evaluation in pair.between),
+        num_asked_once=len(every) - len(common),
+    )
 
 
 def _evaluated(subjects: Sequence[Subject]) -> list[Html]:
@@ -95,6 +117,8 @@ def _pair(pair: Pair, *, titled: bool) -> list[Html]:
     difference = compare(pair.before, pair.after)
     assert before is not None and after is not None and difference is not None
     title = tag("h3", pair.after.set_name or listed(pair.after.sources)) if titled else Html("")
+    rest = pair.num_asked_once
+    asked_once = f" {count(rest, 'problem')} that only one was asked left out." if rest else ""
     sources = [source for source in _sources(pair.after) if source is None or source in pair.before.sources]
     rows: list[RangeRow | None] = []
     for source in sources:
@@ -113,7 +137,7 @@ def _pair(pair: Pair, *, titled: bool) -> list[Html]:
     return [
         title,
         tag("p", *_answer(pair, before, after, difference), class_="answer"),
-        paragraph(difference_text(difference), " ", _what(pair.after, after)),
+        paragraph(difference_text(difference), " ", _what(pair.after, after), asked_once),
         ranges(rows, "Accuracy before and after, by data set, with 95% intervals"),
         table(headings, lines, label="Accuracy before and after") if len(sources) > 1 else Html(""),
     ]
@@ -123,8 +147,7 @@ def _answer(pair: Pair, before: Share, after: Share, difference: Difference) -> 
     if pair.alternatives:
         told: list[object] = [f"Accuracy is {percent(before.value)} with {pair.before.run} and "]
         told += [tag("span", percent(after.value), class_="after"), f" with {pair.after.run}"]
-        beyond = difference.interval.low > 0 or difference.interval.high < 0
-        return told if beyond else [*told, ": no difference beyond chance"]
+        return told if difference.beyond_chance else [*told, ": no difference beyond chance"]
     names = ("", "") if pair.one_run else (f" ({pair.before.run})", f" ({pair.after.run})")
     return _verdict(before, after, difference, names)
 
@@ -133,11 +156,9 @@ def _verdict(before: Share, after: Share, difference: Difference, names: tuple[s
     """names: of what the shares are, behind them."""
     start = tag("span", percent(before.value), class_="before")
     values = [start, f"{names[0]} to ", tag("span", percent(after.value), class_="after"), names[1]]
-    if difference.interval.low > 0:
-        return ["Accuracy rose from ", *values]
-    if difference.interval.high < 0:
-        return ["Accuracy fell from ", *values]
-    return ["Accuracy went from ", *values, ": no difference beyond chance"]
+    if not difference.beyond_chance:
+        return ["Accuracy went from ", *values, ": no difference beyond chance"]
+    return [f"Accuracy {'rose' if difference.value > 0 else 'fell'} from ", *values]
 
 
 def difference_text(difference: Difference) -> Html:
@@ -174,9 +195,9 @@ def _what(evaluation: Evaluation, share: Share) -> str:
             f"{share.num_samples:,} sampled answers to {count(share.num_problems, 'problem')}; intervals are Wilson's, "
             "clustered by problem."
         )
-    if evaluation.num_gold_unparsable:
-        left_out = count(evaluation.num_gold_unparsable, "problem")
-        kind += f" {left_out} whose gold answer cannot be read {'is' if left_out.startswith('1 ') else 'are'} left out."
+    if evaluation.num_unjudged:
+        left_out = count(evaluation.num_unjudged, "further problem")
+        kind += f" {left_out} without a verdict, or with a gold answer that cannot be read, left out."
     return kind
 
 
@@ -254,7 +275,7 @@ def _of_training(num_completions: int, num_prompts: int) -> str:
 def _losses(subjects: Sequence[Subject]) -> list[Html]:
     parts = []
     for subject in subjects:
-        for key, what in (("eval_loss", "Evaluation loss"), ("loss", "Training loss")):
+        for key, what in LOGGED_OF_GRPO if subject.stage == "grpo" else LOGGED:
             found = [
                 (entry["step"], float(entry[key]))
                 for entry in subject.run.metrics
@@ -267,8 +288,8 @@ def _losses(subjects: Sequence[Subject]) -> list[Html]:
                 parts.append(tag("p", words, class_="answer"))
                 parts.append(
                     paragraph(
-                        f"Logged at step {first_step:,} and step {last_step:,}; {len(found):,} logs in all, each the "
-                        "mean since the one before. A loss says little of whether answers are right: an evaluation of "
+                        f"Logged at step {first_step:,} and step {last_step:,}, {len(found):,} logs in all; two single "
+                        "logs, which vary by chance. They say little of whether answers are right: an evaluation of "
                         "the saved model (yaml_recipes/eval.yaml) does."
                     )
                 )
