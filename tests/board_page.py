@@ -62,11 +62,11 @@ class Board:
         }
         return data | {self.elem(elem_id): value for elem_id, value in settings.items()}
 
-    def open_again(self) -> None:
+    def open_again(self, request: Any = None) -> None:
         """What happens when the page is opened, in this or another browser."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # LLaMA-Factory sets values of lists without their choices
-            list(self.engine.resume())
+            list(self.engine.resume(request))
 
     def in_language(self, language: str) -> dict[Any, Any]:
         """The components as they are after the language was chosen."""

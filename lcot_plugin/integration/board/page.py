@@ -44,7 +44,7 @@ def apply(module: ModuleType) -> None:
             return create_top()
 
     def train_tab(engine: Any) -> dict[str, Any]:
-        pages[-1].forget_on_opening(engine)
+        pages[-1].belong_to(engine)
         return compose_train_tab(engine, create_train_tab, pages[-1])
 
     def footer() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -14,10 +15,12 @@ import gradio as gr
 import pytest
 import yaml
 from board_page import DEFAULT_STAGE, ROOT, Board, command_line, options, parse
+from gradio.helpers import special_args
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lcot_plugin.demo.model import MODEL_DIR
+from lcot_plugin.integration.board import loading
 from lcot_plugin.integration.board.command import MARK, cleaned, command_text, controls_of, save_cmd
 from lcot_plugin.integration.board.controls import CONTROLS
 
@@ -159,9 +162,6 @@ def test_what_was_loaded_is_not_overwritten_by_the_board_s_events(board: Board) 
     for _ in range(2):  # gradio may report a change twice
         assert stage.fn("GRPO") == (gr.skip(), gr.skip())
         assert model("lcot-demo-Qwen2.5-VL-1M") == (str(MODEL_DIR), "qwen2_vl_lcot")
-    board.open_again()
-    assert board.events("resume_without_loaded")
-    assert model("lcot-demo-Qwen2.5-VL-1M") == (str(MODEL_DIR), "qwen2_vl")
     runner.load_args("en", "kept.yaml")
     assert stage.fn("DPO") == ([], False)
     assert stage.fn("GRPO") == ([], False)
@@ -169,15 +169,56 @@ def test_what_was_loaded_is_not_overwritten_by_the_board_s_events(board: Board) 
     assert model("lcot-demo-Qwen2.5-VL-1M") == (str(MODEL_DIR), "qwen2_vl")
 
 
+def in_page(session: str) -> gr.Request:
+    return gr.Request(session_hash=session)
+
+
+def test_two_users_load_different_files(board: Board) -> None:
+    """gradio tells these functions which page an event comes from; a page that is opened anew is another one."""
+    runner = board.engine.runner
+    events = {name: board.events(name)[0].fn for name in ("keep_data_sets", "keep_template", "load_args")}
+    for function in (*events.values(), board.events("check_output_dir")[0].fn, board.events("resume_noted")[0].fn):
+        parameters = inspect.signature(function).parameters
+        inputs, _, _ = special_args(function, [""] * (len(parameters) - 1), in_page("x"))
+        assert isinstance(inputs[-1], gr.Request) and len(inputs) == len(parameters)
+    demo = "lcot-demo-Qwen2.5-VL-1M"
+    for template in ("qwen2_vl_lcot", "smolvlm"):
+        settings = {"top.model_name": demo, "top.template": template}
+        runner.save_args(board.inputs(config_path=f"{template}.yaml", **settings))
+        events["load_args"]("en", f"{template}.yaml", in_page(template))
+    for template in ("qwen2_vl_lcot", "smolvlm"):
+        assert events["keep_template"](demo, in_page(template)) == (str(MODEL_DIR), template)
+        assert events["keep_data_sets"]("GRPO", in_page(template)) == (gr.skip(), gr.skip())
+    assert events["keep_template"](demo, in_page("another")) == (str(MODEL_DIR), "qwen2_vl")
+    assert events["keep_data_sets"]("GRPO", in_page("another")) == ([], False)
+
+
+def test_pages_are_forgotten_some_time(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "MAX_SESSIONS", 2)
+    runner = board.engine.runner
+    first = loading.session_of(runner, in_page("1"))
+    loading.session_of(runner, in_page("2"))
+    assert loading.session_of(runner, in_page("1")) is first
+    loading.session_of(runner, in_page("3"))
+    assert loading.session_of(runner, in_page("1")) is first
+    loading.session_of(runner, in_page("2"))
+    loading.session_of(runner, in_page("3"))
+    assert loading.session_of(runner, in_page("1")) is not first
+
+
 def test_the_page_of_a_running_training_keeps_its_settings(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = board.engine.runner
-    monkeypatch.setattr(runner, "lcot_loaded", {}, raising=False)
+    board.open_again(in_page("before"))
     monkeypatch.setattr(runner, "running", True)
     monkeypatch.setattr(runner, "running_data", board.inputs(**{"top.model_path": "mine", "top.template": "smolvlm"}))
+    board.open_again(in_page("during"))
     (stage,) = board.events("keep_data_sets")
-    assert stage.fn("GRPO") == (gr.skip(), gr.skip())
-    assert board.events("keep_template")[0].fn("Custom") == ("mine", "smolvlm")
-    assert stage.fn("DPO") == ([], False)
+    template = board.events("keep_template")[0].fn
+    assert stage.fn("GRPO", in_page("during")) == (gr.skip(), gr.skip())
+    assert template("Custom", in_page("during")) == ("mine", "smolvlm")
+    assert stage.fn("DPO", in_page("during")) == ([], False)
+    assert stage.fn("GRPO", in_page("before")) == ([], False), "a user's choice, in a page that shows other settings"
+    assert template("Custom", in_page("before"))[1] == "default"
 
 
 def test_what_was_saved_without_controls_puts_them_back(board: Board) -> None:
