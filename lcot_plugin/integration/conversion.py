@@ -231,6 +231,8 @@ def agrees(answer: str, gold: GoldAnswer) -> bool | None:
 
 def problem_id(value: Any) -> str:
     """A problem's id as text; empty where the record has none."""
+    if isinstance(value, float) and value.is_integer():  # pandas and Arrow make numbers of ids where one is missing
+        value = int(value)
     return "" if value is None else str(value).strip()
 
 
