@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lcot_plugin.report.token_view import visible
+from lcot_plugin.report.shown_text import visible
 
 COLOURS = ("#3d84c6", "#d9722b", "#2f9e6b", "#9a6fd8", "#d6546a", "#8c8a2e", "#2a9fb0", "#8a8f98")
 """Each has a contrast of about 3 and more with white and with near black."""
@@ -29,6 +29,12 @@ NUM_READINGS = 48
 """Places at which the values can be read by pointing."""
 SMOOTHED_FROM = 30
 """Values from which a running mean is drawn over them."""
+MAX_LINES = 24
+"""Of a chart, colours repeat after eight; what has no line is named below it."""
+MAX_MARKS = 4
+"""That are told in words at one place."""
+LARGEST = 1e300
+"""Beyond it the arithmetic of a scale has no numbers left; no metric means anything there."""
 SINGLE_UP_TO = 12
 """Values up to which each has a dot."""
 RIGHT_ALIGN = 'text-anchor="end"'
@@ -41,7 +47,7 @@ class Series:
     name: str
     steps: Sequence[float]
     values: Sequence[float | None]
-    """As many as steps; None, NaN and infinite ones leave a gap and are counted."""
+    """As many as steps; None, NaN, infinite ones and those beyond LARGEST leave a gap and are counted."""
     dots: bool = False
     """Whether every value has a dot: evaluations, which are few."""
 
@@ -88,8 +94,12 @@ def line_chart(
     axis of values, None where the values themselves decide. marks: drawn between the first and the last step.
     """
     points = [finite_points(line) for line in series]
-    drawn = [(line, found) for line, found in zip(series, points, strict=True) if any(found.runs)]
-    notes = [note for line, found in zip(series, points, strict=True) if (note := _left_out(line, found))]
+    every_line = [(line, found) for line, found in zip(series, points, strict=True) if any(found.runs)]
+    drawn = every_line[:MAX_LINES]
+    notes = [note for line, found in zip(series, points, strict=True) if (note := _left_out(line, found))][:MAX_LINES]
+    if len(every_line) > MAX_LINES:
+        rest = ", ".join(line.name for line, _ in every_line[MAX_LINES : 2 * MAX_LINES])
+        notes.append(f"{len(every_line) - MAX_LINES:,} further lines are not drawn: {_shortened(rest)}")
     if not drawn:
         words = " ".join(["nothing to draw.", *notes])
         return f'<figure class="chart"><figcaption>{_caption(title, unit)}{_text(words)}</figcaption></figure>'
@@ -97,15 +107,10 @@ def line_chart(
     xs, ys = [x for x, _ in every], [y for _, y in every]
     across = _Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
     up = _vertical(ys, limits, logarithmic, height)
+    if up.logarithmic and (num_below := sum(y <= 0 for y in ys)):
+        notes.append(f"{num_below:,} values of 0 or less stand at the lower edge, which has no 0")
     parts = [_grid(across, up, height, f"{x_label} {number(across.high)}")]
-    for mark in marks:
-        if across.low <= mark.step <= across.high:
-            x = across(mark.step)
-            parts.append(
-                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{height - BOTTOM}" stroke-dasharray="2 3" '
-                f'stroke="var(--chart-alarm, #d6546a)"><title>step {mark.step:,.0f}: {_text(mark.text)}</title>'
-                "</line>"
-            )
+    parts += _marks(marks, across, height)
     for index, (line, found) in enumerate(drawn):
         parts += _line(line, found, colour(index), across, up, smooth)
     parts.append(_readings(drawn, across, unit, height, x_label))
@@ -119,6 +124,23 @@ def line_chart(
         f'{"".join(parts)}</svg><div class="chart-legend" style="font-size:.8em;line-height:1.5">{legend}{shown}</div>'
         "</figure>"
     )
+
+
+def _marks(marks: Sequence[Mark], across: _Scale, height: int) -> list[str]:
+    """Those between the first and the last step; the ones that would stand on each other are one."""
+    places: dict[int, list[Mark]] = {}
+    for mark in marks:
+        if across.low <= mark.step <= across.high:
+            places.setdefault(round(across(mark.step)), []).append(mark)
+    parts = []
+    for x, own in places.items():
+        words = [f"step {mark.step:,.0f}: {_shortened(mark.text)}" for mark in own[:MAX_MARKS]]
+        words += [f"and {len(own) - MAX_MARKS:,} more"] if len(own) > MAX_MARKS else []
+        parts.append(
+            f'<line x1="{x}" x2="{x}" y1="{TOP}" y2="{height - BOTTOM}" stroke-dasharray="2 3" '
+            f'stroke="var(--chart-alarm, #d6546a)"><title>{_text(chr(10).join(words))}</title></line>'
+        )
+    return parts
 
 
 def colour(index: int) -> str:
@@ -148,7 +170,7 @@ def finite_points(line: Series) -> Points:
     runs: list[list[tuple[float, float]]] = [[]]
     num_left_out = 0
     for step, value in zip(line.steps, line.values, strict=True):
-        if value is not None and math.isfinite(value):
+        if value is not None and abs(value) <= LARGEST:  # no for NaN too
             runs[-1].append((float(step), float(value)))
             continue
         num_left_out += 1
@@ -173,9 +195,20 @@ def thinned(run: Sequence[tuple[float, float]], max_points: int = MAX_POINTS) ->
 
 def running_mean(run: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
     """Mean of the last `window` values at each place; of those that there are at the beginning."""
-    found, total = [], 0.0
-    for index, (step, value) in enumerate(run):
-        total += value - (run[index - window][1] if index >= window else 0.0)
+    # Sums within blocks of `window` values, forwards and backwards. One total from which old values are taken away
+    # would have lost, after a spike of 1e18, everything else.
+    values = [value for _, value in run]
+    ahead, behind = [*values], [*values]
+    for index in range(1, len(run)):
+        if index % window:
+            ahead[index] += ahead[index - 1]
+    for index in reversed(range(len(run) - 1)):
+        if (index + 1) % window:
+            behind[index] += behind[index + 1]
+    found = []
+    for index, (step, _) in enumerate(run):
+        start = index - window + 1
+        total = ahead[index] + (behind[start] if start > 0 and start % window else 0.0)
         found.append((step, total / min(window, index + 1)))
     return found
 
@@ -200,7 +233,7 @@ def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     if not high > low:
         return [low]
     rough = (high - low) / wanted
-    power = 10.0 ** math.floor(math.log10(rough))
+    power = 10.0 ** max(-300, math.floor(math.log10(rough)))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
@@ -317,4 +350,9 @@ def _left_out(line: Series, found: Points) -> str:
     if not found.num_left_out:
         return ""
     every = len(line.values)
-    return f"{line.name}: {found.num_left_out:,} of {every:,} values are missing or not finite and leave gaps"
+    name = _shortened(line.name)
+    return f"{name}: {found.num_left_out:,} of {every:,} values are missing or not finite and leave gaps"
+
+
+def _shortened(text: str, limit: int = 300) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text) - limit:,} characters more)"

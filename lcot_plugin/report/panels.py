@@ -6,10 +6,11 @@ logged has none. The report and LLaMA Board's live view show them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lcot_plugin.report.charts import Mark, Series, line_chart
+from lcot_plugin.report.charts import LARGEST, Mark, Series, line_chart
 
 NOT_CURVES = frozenset(
     {"step", "epoch", "time", "total_flos", "train_runtime", "train_loss", "train_samples_per_second"}
@@ -293,7 +294,7 @@ def columns_of(metrics: Sequence[Mapping[str, Any]]) -> Columns:
     columns: Columns = {}
     for entry in metrics:
         step = entry.get("step")
-        if not is_number(step):
+        if not is_finite(step):
             continue
         for name, value in entry.items():
             steps, values = columns.setdefault(name, ([], []))
@@ -338,7 +339,12 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """NaN and infinities too; no whole number that is none as a float."""
+    return isinstance(value, float) or (type(value) is int and abs(value) <= LARGEST)
+
+
+def is_finite(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value)
 
 
 def _rest(pattern: str, name: str) -> str:

@@ -2,8 +2,8 @@
 
     folders --subjects--> Subjects --sections.*--> Sections --page--> report.html
 
-The file stays below MAX_BYTES: pictures and the texts of rollouts are what can grow, and have a budget each; what had
-no room is said on the page.
+The file stays below MAX_BYTES: pictures and the texts of rollouts are what grows most, and have a budget each of what
+curves and tables leave, which can be of hundreds of data sets. What had no room is said on the page.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lcot_plugin.errors import ArgumentError, LcotError
-from lcot_plugin.report.page import Html, count, join, listed, page, paragraph, tag
+from lcot_plugin.report.page import Html, Section, count, join, listed, page, paragraph, tag
 from lcot_plugin.report.rollout_view import css
 from lcot_plugin.report.sections import alarms, comparison, configuration, curves, data, headline, lengths, rollouts
 from lcot_plugin.report.subjects import Subject, load_subjects
@@ -27,6 +27,8 @@ MAX_BYTES = 20_000_000
 PICTURE_BYTES = 9_000_000
 ROLLOUT_BYTES = 6_000_000
 """Of the rollouts' texts; both for all runs together."""
+FRAME_BYTES = 1_000_000
+"""Styles, script, contents and foot, and what is written around the rollouts."""
 MAX_ROLLOUTS = 20
 """Groups of a run, unless the user says otherwise."""
 
@@ -93,25 +95,41 @@ def report_html(
 ) -> str:
     """The page of some runs. notes: what was left out before."""
     progress("Computing results")
-    result = headline.section(subjects)
+    result: Section | None = headline.section(subjects)
     progress("Drawing curves")
-    middle = [
-        comparison.section(subjects),
-        curves.section(subjects),
-        alarms.section(subjects),
-        data.section(subjects),
-        lengths.section(subjects),
-    ]
+    parts = [result, *(part.section(subjects) for part in (comparison, alarms, data, lengths, configuration))]
+    room = MAX_BYTES - FRAME_BYTES
+    result, compared, *middle, configured = fitting(parts, room)
+    room -= sum(map(size, (result, compared, *middle, configured)))
+    drawn = curves.section(subjects, room)
+    room -= size(drawn)
     # Rollouts take what the rest leaves.
-    taken = sum(len(section.body.encode("utf-8", "replace")) for section in middle if section is not None)
-    room = max(0, min(ROLLOUT_BYTES, MAX_BYTES - PICTURE_BYTES - taken - 2_000_000))
-    budget = rollouts.Budget(room, PICTURE_BYTES)
+    texts = min(ROLLOUT_BYTES, room * 2 // 5)
+    budget = rollouts.Budget(texts, min(PICTURE_BYTES, room - texts))
     read = rollouts.section(subjects, max_rollouts, budget, progress) if max_rollouts else None
-    sections = [s for s in (result, *middle, read, configuration.section(subjects)) if s is not None]
+    sections = [s for s in (result, compared, drawn, *middle, read, configured) if s is not None]
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     names = listed([subject.name for subject in subjects])
     subtitle = f"{count(len(subjects), 'run')}: {names}. Written {now}." if len(subjects) > 1 else f"Written {now}."
     return page(title or _title(subjects), subtitle, sections, _foot(made_by, notes), styles=css())
+
+
+def size(section: Section | None) -> int:
+    """Bytes of its body."""
+    return len(section.body.encode("utf-8", "replace")) if section is not None else 0
+
+
+def fitting(sections: Sequence[Section | None], room: int) -> list[Section | None]:
+    """The same; those that would take more than is left of `room` bytes say so instead."""
+    fitted: list[Section | None] = []
+    for section in sections:
+        if section is not None and size(section) > room:
+            words = f"This part would take {size(section) / 1e6:,.1f} MB and has no room on this page: name fewer runs."
+            fitted.append(Section(section.anchor, section.title, paragraph(words)))
+        else:
+            fitted.append(section)
+            room -= size(section)
+    return fitted
 
 
 def default_path(folders: Sequence[Path], subjects: Sequence[Subject]) -> Path:

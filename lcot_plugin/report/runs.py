@@ -169,10 +169,10 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
 
 
 def _last_written(folder: Path) -> float:
-    return max(map(_modified, [*(folder / name for name in _MARKS), *eval_completion_files(folder)]), default=0.0)
+    return max(map(modified, [*(folder / name for name in _MARKS), *eval_completion_files(folder)]), default=0.0)
 
 
-def _modified(path: Path) -> float:
+def modified(path: Path) -> float:
     """Unix seconds; 0 of a file that is not there, or not any more."""
     try:
         return path.stat().st_mtime
@@ -190,7 +190,7 @@ def _metrics(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
 def _older_metrics(folder: Path) -> Iterator[dict[str, Any]]:
     """Of a run before there was metrics.jsonl: the trainer's own history, else LLaMA-Factory's log."""
     # Of a checkpoint that a running run has just removed, nothing is left to be read.
-    states = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=_modified)
+    states = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=modified)
     for path in (folder / "trainer_state.json", *reversed(states)):
         state = read_json(path)
         if state is not None:

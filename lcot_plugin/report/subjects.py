@@ -20,12 +20,24 @@ import numpy as np
 from lcot_plugin.errors import DataError, LcotError
 from lcot_plugin.report.completions import COMPLETIONS_FILE
 from lcot_plugin.report.completions_index import CompletionsIndex
-from lcot_plugin.report.evaluations import Evaluation, read_evaluations
+from lcot_plugin.report.data import DATA_REPORT_FILE
+from lcot_plugin.report.evaluations import JUDGED, Evaluation, read_evaluations
 from lcot_plugin.report.intervals import Share, share_of
 from lcot_plugin.report.masking import masked
-from lcot_plugin.report.runs import Run, find_runs, holds_run, read_run
+from lcot_plugin.report.panels import is_finite
+from lcot_plugin.report.run_log import RUN_FILE
+from lcot_plugin.report.runs import Run, find_runs, holds_run, modified, read_run
 from lcot_plugin.types import Ending, Outcome
 
+RECORD_KINDS = {
+    **dict.fromkeys(("arguments", "plan", "versions", "hardware"), dict),
+    **dict.fromkeys(("datasets", "eval_datasets"), list),
+}
+DATA_REPORT_KINDS = {
+    **dict.fromkeys(("records", "kept", "dropped", "mixed_in"), int),
+    **dict.fromkeys(("notes", "findings"), list),
+}
+"""What stands under the keys of run.json, and of each data set in data_report.json, where they are there."""
 MAX_RUNS = 12
 """Of folders that are searched: the newest ones."""
 SET_NAME = re.compile(rf"eval_(.+)_{re.escape(COMPLETIONS_FILE)}")
@@ -94,19 +106,19 @@ class Subject:
     @property
     def last_step(self) -> int | None:
         """Optimizer steps done, as far as the log goes."""
-        steps = [int(entry["step"]) for entry in self.run.metrics if isinstance(entry.get("step"), int)]
+        steps = [int(entry["step"]) for entry in self.run.metrics if is_finite(entry.get("step"))]
         return max(steps, default=None) if self.trained else None
 
     @property
     def max_steps(self) -> int | None:
         value = (self.run.progress or {}).get("max_steps")
-        return value if isinstance(value, int) and value > 0 else None
+        return value if isinstance(value, int) and is_finite(value) and value > 0 else None
 
     @property
     def seconds(self) -> float | None:
         """From the start to the last log; None where the run has not said when that was."""
         started = started_at(self.run)
-        times = [entry["time"] for entry in self.run.metrics if isinstance(entry.get("time"), int | float)]
+        times = [entry["time"] for entry in self.run.metrics if is_finite(entry.get("time"))]
         if started is None:
             return times[-1] - times[0] if len(times) > 1 else None
         return times[-1] - started if times and times[-1] >= started else None
@@ -143,27 +155,53 @@ def load_subjects(
                 )
             runs = runs[:MAX_RUNS]
         found += [run for run in runs if run.resolve() not in {known.resolve() for known in found}]
-    loaded: dict[Path, Run] = {}
-    for folder in found:
+    subjects: list[Subject] = []
+    for folder, name in zip(found, unlike_names(found), strict=True):
         progress(f"Reading {folder}")
         try:
-            run = read_run(folder)
-            # Once more than when it was written: a page is shown to others, and other programs write such files too.
-            loaded[folder] = replace(run, record=masked(run.record))
+            subjects.append(load_subject(folder, name))
         except LcotError as error:
             if folder not in searched:
                 raise
             notes.append(f"{folder} is left out: {error}")
-    if not loaded:
+    if not subjects:
         raise DataError(" ".join(notes))
-    names = unlike_names(list(loaded))
-    subjects = [Subject(name, run) for name, run in zip(names, loaded.values(), strict=True)]
     if searched:
         subjects.sort(key=lambda subject: _order(subject, searched))
-    for subject in subjects:
-        progress(f"Reading the evaluations of {subject.name}")
-        subject.evaluations = read_all_evaluations(subject.run, subject.name)
     return subjects, notes
+
+
+def load_subject(folder: Path, name: str) -> Subject:
+    """One run with its evaluations and answers. Raises LcotError where one of its files cannot be read."""
+    run = read_run(folder)
+    check_shapes(run)
+    # Once more than when it was written: a page is shown to others, and other programs write such files too.
+    record, data_report, alarms = masked(run.record), masked(run.data_report), masked(run.alarms)
+    subject = Subject(name, replace(run, record=record, data_report=data_report, alarms=alarms))
+    subject.evaluations = read_all_evaluations(run, name)
+    _ = subject.answers
+    return subject
+
+
+def check_shapes(run: Run) -> None:
+    """Raises DataError where run.json or data_report.json is not built as a run writes it: a file of something else."""
+
+    def check(path: Path, values: dict[str, Any], kinds: dict[str, type]) -> None:
+        for key, kind in kinds.items():
+            value = values.get(key)
+            if value is not None and (not isinstance(value, kind) or (kind is int and not is_finite(value))):
+                raise DataError(f"{path}: {key} is {type(value).__name__}, not {kind.__name__}. Move the file away.")
+
+    check(run.folder / RUN_FILE, run.record, RECORD_KINDS)
+    path = run.folder / DATA_REPORT_FILE
+    for source, entry in (run.data_report or {}).items():
+        check(path, {source: entry}, {source: dict})
+        check(path, entry or {}, DATA_REPORT_KINDS)
+        for finding in (entry or {}).get("findings") or []:
+            check(path, {"finding": finding}, {"finding": dict})
+            check(path, finding or {}, {"count": int, "examples": list})
+            for example in (finding or {}).get("examples") or []:
+                check(path, {"example": example}, {"example": dict})
 
 
 def read_all_evaluations(run: Run, name: str) -> list[Evaluation]:
@@ -180,8 +218,7 @@ def read_answers(path: Path) -> Answers:
     index = CompletionsIndex(path)
     index.grow()
     columns, names = index.columns, index.names
-    wrong = {Outcome.MISMATCHED.value, Outcome.UNPARSABLE.value, Outcome.TIMED_OUT.value}
-    verdicts = np.array([1 if name == Outcome.MATCHED else 0 if name in wrong else -1 for name in names["outcome"]])
+    verdicts = np.array([int(name == Outcome.MATCHED) if name in JUDGED else -1 for name in names["outcome"]])
     endings = np.array([name == Ending.TRUNCATED for name in names["ending"]])
     judged = verdicts[columns["outcome"]]
     kept = judged >= 0
@@ -218,8 +255,8 @@ def unlike_names(folders: Sequence[Path]) -> list[str]:
 def started_at(run: Run) -> float | None:
     """Unix seconds."""
     for written in (run.record.get("started"), (run.progress or {}).get("started")):
-        if isinstance(written, int | float):
-            return float(written)
+        if is_finite(written):
+            return float(written)  # type: ignore[arg-type]
         if isinstance(written, str):
             try:
                 return datetime.fromisoformat(written.replace("Z", "+00:00")).timestamp()
@@ -232,9 +269,8 @@ def _order(subject: Subject, searched: set[Path]) -> tuple[int, float]:
     """Those that were named keep their place before those that were found, which go by when they were started."""
     if subject.run.folder not in searched:
         return (0, 0.0)
-    started = started_at(subject.run)
-    times: list[Any] = [entry["time"] for entry in subject.run.metrics[:1] if "time" in entry]
-    written = [
-        path.stat().st_mtime for path in (*subject.run.all_eval_completions, *subject.run.folder.glob("*.json*"))
-    ]
-    return (1, started if started is not None else times[0] if times else min(written, default=0.0))
+    run = subject.run
+    times = [started_at(run), *(entry.get("time") for entry in run.metrics[:1])]
+    # A running run replaces files meanwhile.
+    written = [time for path in (*run.all_eval_completions, *run.folder.glob("*.json*")) if (time := modified(path))]
+    return (1, next((float(time) for time in times if is_finite(time)), min(written, default=0.0)))

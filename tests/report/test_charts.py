@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import math
 import random
@@ -11,6 +12,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from lcot_plugin.report.charts import (
+    MAX_LINES,
     MAX_POINTS,
     Mark,
     Series,
@@ -94,6 +96,48 @@ def test_smoothing_draws_the_running_mean_over_the_values() -> None:
     spread = [max(y for _, y in line[20:]) - min(y for _, y in line[20:]) for line in both]
     assert spread[1] < 0.1 * spread[0]
     assert running_mean([(0, 1.0), (1, 3.0), (2, 5.0)], 2) == [(0, 1.0), (1, 2.0), (2, 4.0)]
+
+
+def test_a_spike_leaves_the_mean_behind_it_as_it_was() -> None:
+    draw = random.Random(1)
+    run = [(float(step), draw.random()) for step in range(100)]
+    spiked = [*run[:30], (30.0, 1e18), *run[31:]]
+    for window in (1, 7, 40, 100, 200):
+        mean = running_mean(run, window)
+        assert [value for _, value in mean] == pytest.approx(
+            [math.fsum(v for _, v in run[max(0, i - window + 1) : i + 1]) / min(window, i + 1) for i in range(100)]
+        )
+        assert running_mean(spiked, window)[30 + window :] == mean[30 + window :]
+
+
+@pytest.mark.parametrize(
+    "values", [[1.7e308, -1.7e308], [1e299, -1e299, 0.0], [5e-324, 1e-323], [1e16, 1e16 + 2], [-1.0, 1e-320]]
+)
+@pytest.mark.parametrize("logarithmic", [False, True])
+def test_numbers_at_the_ends_of_what_there_is(values: list[float], logarithmic: bool) -> None:
+    figure = line_chart([Series("x", range(len(values)), values)], title="x", logarithmic=logarithmic, smooth=True)
+    parsed(figure)
+    assert "nan" not in figure and "inf" not in figure.replace("finite", "")
+
+
+def test_a_chart_of_very_many_lines_says_which_it_leaves_out() -> None:
+    figure = line_chart([Series(f"set{i:03}", [1, 2], [0.0, 1.0]) for i in range(100)], title="x")
+    assert len(lines_of(figure)) == MAX_LINES
+    assert f"{100 - MAX_LINES} further lines are not drawn: set024, set025" in figure
+
+
+def test_values_that_a_logarithmic_axis_has_no_place_for_are_counted() -> None:
+    series = [Series("x", range(4), [0.0, 1.0, 10.0, 1000.0])]
+    assert "1 values of 0 or less" in line_chart(series, title="x", logarithmic=True)
+    assert "of 0 or less" not in line_chart(series, title="x")
+
+
+def test_very_many_alarms_stay_small() -> None:
+    marks = [Mark(step, "entropy collapse") for step in range(10_000)]
+    figure = line_chart([Series("x", [0, 9_999], [0.0, 1.0])], title="x", marks=marks)
+    assert len(figure) < 100_000
+    assert "step 0: entropy collapse\nstep 1: entropy collapse" in html.unescape(figure)
+    assert "more</title>" in figure
 
 
 def test_marks_stand_where_they_happened() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +63,18 @@ def test_nothing_sticks_out_fails_or_is_invisible(chromium: Any, address: str, w
         for what in (".answer", ".answer .after", ".soft", ".note", "th", "td", "a[href]", ".alarm p", "footer"):
             assert seen.page.locator(what).first.evaluate(CONTRAST) >= 4.5, what
         assert (seen.requests, seen.errors, seen.dialogs) == ([], [], [])
+
+
+def test_no_script_but_its_own_runs(chromium: Any, tmp_path: Path) -> None:
+    """Were a text ever to get onto the page unescaped."""
+    report = write_report([write_evaluation(tmp_path / "eval", 0.5)]).path
+    evil = "<img src=x onerror=\"document.title='run'\"><script>document.title='run'</script>"
+    report.write_text(report.read_text().replace('<main id="main">', f'<main id="main">{evil}'))
+    with visit(chromium) as seen:
+        seen.page.goto(report.as_uri())
+        seen.page.locator("figure.chart, h2").first.wait_for()
+        assert seen.page.title() != "run"
+        assert seen.errors and all("violates" in error for error in seen.errors), seen.errors
 
 
 def test_a_chart_is_read_by_keys(chromium: Any, address: str) -> None:

@@ -342,6 +342,39 @@ def test_pictures_and_texts_have_a_budget(tmp_path: Path, monkeypatch: pytest.Mo
     assert re.search(r"\d+ pictures had no room", words)
 
 
+@pytest.mark.parametrize("num_bytes", [60_000, 150_000, 400_000, 1_200_000])
+def test_the_page_has_a_bound_whatever_is_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_bytes: int) -> None:
+    """Runs with a hundred data sets each, in metrics, in evaluations and in what the data says of itself."""
+    frame = 40_000
+    monkeypatch.setattr(run_report, "MAX_BYTES", num_bytes)
+    monkeypatch.setattr(run_report, "FRAME_BYTES", frame)
+    for name in ("one", "two"):
+        folder = write_grpo_run(tmp_path / name, num_steps=6, num_generations=2)
+        sets = [f"set{n}" for n in range(100)]
+        many = {f"{metric}/{one}": 0.5 for metric in ("reward", "eval_accuracy", "verdicts") for one in sets}
+        write_lines(folder / "metrics.jsonl", [{**entry, **many} for entry in metrics(6)])
+        entry = json.loads((folder / "data_report.json").read_text())["demo_rl"]
+        (folder / "data_report.json").write_text(json.dumps(dict.fromkeys(sets, entry)))
+    written = write_report([tmp_path])
+    words = re.sub(r"\s+", " ", " ".join(check(written.path).text))
+    assert written.num_bytes <= num_bytes
+    if num_bytes == 60_000:
+        assert "This part would take" in words and "These curves would take" in words
+    if num_bytes == 1_200_000:
+        assert "no room" not in words.partition("Rollouts")[0], "there is room enough"
+
+
+def test_no_more_groups_are_read_than_have_a_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_grpo_run(tmp_path / "run", num_steps=40)
+    monkeypatch.setattr(run_report, "ROLLOUT_BYTES", 10)
+    read: list[int] = []
+    group = rollouts.CompletionsTable.group
+    monkeypatch.setattr(rollouts.CompletionsTable, "group", lambda table, ref: read.append(1) or group(table, ref))
+    _, words = report(folder, max_rollouts=150)
+    assert "150 groups had no room on this page" in words
+    assert len(read) <= 2 * rollouts.MAX_MISSES
+
+
 def test_a_completion_of_a_megabyte_is_shortened(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from report_folders import completion, metrics, record, write_evaluation, write_grpo_run, write_lines
 
+from lcot_plugin.errors import LcotError
 from lcot_plugin.report.intervals import wilson
 from lcot_plugin.report.subjects import load_subjects, read_answers, started_at, unlike_names
 
@@ -84,6 +85,37 @@ def test_records_of_two_data_sets_are_not_one_problem(tmp_path: Path) -> None:
     assert share is not None
     assert (share.num_samples, share.num_problems) == (8, 2)
     assert share.interval == wilson(0.5, share.effective) and share.effective < 2
+
+
+@pytest.mark.parametrize("broken", ["eval_completions.jsonl", "completions.jsonl", "data_report.json", "run.json"])
+def test_of_runs_that_were_found_a_broken_one_is_left_out(tmp_path: Path, broken: str) -> None:
+    write_grpo_run(tmp_path / "good", num_steps=3)
+    bad = write_grpo_run(tmp_path / "bad", num_steps=3)
+    wrong = {"run.json": '{"plan": "none"}', "data_report.json": '{"demo_rl": {"kept": "x"}}'}
+    (bad / broken).write_text(wrong.get(broken, '{"step": "x"}\n'))
+    subjects, notes = load_subjects([tmp_path])
+    assert [subject.name for subject in subjects] == ["good"]
+    assert len(notes) == 1 and broken in notes[0] and "is left out" in notes[0]
+    with pytest.raises(LcotError, match=broken):
+        load_subjects([bad])
+
+
+def test_a_file_that_goes_while_runs_are_put_in_order(tmp_path: Path) -> None:
+    """progress.json.tmp is there for a moment."""
+    write_evaluation(tmp_path / "runs" / "a", 0.5)
+    write_evaluation(tmp_path / "runs" / "b", 0.5)
+    (tmp_path / "runs" / "a" / "progress.json.tmp").symlink_to(tmp_path / "gone")
+    subjects, notes = load_subjects([tmp_path / "runs"])
+    assert len(subjects) == 2 and notes == []
+
+
+def test_secrets_in_what_the_data_and_the_alarms_say_are_masked(tmp_path: Path) -> None:
+    folder = write_grpo_run(tmp_path / "run", num_steps=3)
+    error = "no answer of https://me:hunter2@host/set"
+    (folder / "data_report.json").write_text(json.dumps({"demo_rl": {"error": error}}))
+    write_lines(folder / "alarms.jsonl", [{"step": 1, "name": "x", "message": error}])
+    ((subject,), _) = load_subjects([folder])
+    assert "hunter2" not in f"{subject.run.data_report} {subject.run.alarms}"
 
 
 def test_a_run_without_a_start_is_timed_by_its_logs(tmp_path: Path) -> None:

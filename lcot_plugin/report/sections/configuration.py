@@ -91,7 +91,7 @@ def _of_run(subject: Subject) -> Html:
     record = subject.run.record
     folder = paragraph("Folder: ", tag("code", str(subject.run.folder)), class_="note")
     if not record:
-        words = "This run kept no run.json, as earlier versions and LLaMA-Factory alone do not: its arguments are not known."
+        words = "This run kept no run.json, as earlier versions and LLaMA-Factory alone: its arguments are not known."
         return join([folder, paragraph(words)])
     arguments = record.get("arguments") or {}
     parts: list[object] = [folder]

@@ -7,15 +7,25 @@ from typing import Any
 
 from lcot_plugin.report.charts import Mark
 from lcot_plugin.report.page import Html, Section, count, folded, join, listed, paragraph, tag
-from lcot_plugin.report.panels import Panel, not_drawn, run_panels
+from lcot_plugin.report.panels import Panel, is_finite, not_drawn, run_panels
 from lcot_plugin.report.subjects import Subject
 
 MAX_NAMES = 40
 
 
-def section(subjects: Sequence[Subject]) -> Section | None:
-    """None where no run has logged anything that is drawn."""
-    drawn = [(subject, part) for subject in subjects if (part := run_curves(subject))]
+def section(subjects: Sequence[Subject], room: int) -> Section | None:
+    """None where no run has logged anything that is drawn. room: bytes for all runs; who has none left is told."""
+    drawn = []
+    for subject in subjects:
+        part = run_curves(subject)
+        if part is None:
+            continue
+        size = len(part.encode("utf-8", "replace"))
+        if size <= room:
+            room -= size
+        else:
+            part = paragraph(f"These curves would take {size / 1e6:,.1f} MB and have no room on this page.")
+        drawn.append((subject, part))
     if not drawn:
         return None
     if len(drawn) == 1 and len(subjects) == 1:
@@ -49,4 +59,4 @@ def charts(panels: Sequence[Panel]) -> Html:
 
 
 def known_steps(subject: Subject) -> list[dict[str, Any]]:
-    return [alarm for alarm in subject.run.alarms if isinstance(alarm.get("step"), int)]
+    return [alarm for alarm in subject.run.alarms if is_finite(alarm.get("step"))]

@@ -17,7 +17,7 @@ from lcot_plugin.report.evaluations import MIN_COMMON, Evaluation, by_set, commo
 from lcot_plugin.report.figures import RangeRow, ranges
 from lcot_plugin.report.intervals import Difference, Share, p_text, percent, percents, unpaired
 from lcot_plugin.report.page import Html, Section, chips, count, duration, folded, join, listed, paragraph, table, tag
-from lcot_plugin.report.panels import is_number
+from lcot_plugin.report.panels import is_finite
 from lcot_plugin.report.subjects import Subject
 
 BEFORE, BETWEEN, AFTER = "var(--before)", "var(--chart-2)", "var(--after)"
@@ -279,7 +279,7 @@ def _losses(subjects: Sequence[Subject]) -> list[Html]:
             found = [
                 (entry["step"], float(entry[key]))
                 for entry in subject.run.metrics
-                if is_number(entry.get("step")) and is_number(entry.get(key)) and math.isfinite(entry[key])
+                if is_finite(entry.get("step")) and is_finite(entry.get(key))
             ]
             if len(found) > 1:
                 (first_step, first), (last_step, last) = found[0], found[-1]
@@ -320,7 +320,7 @@ def run_facts(subject: Subject) -> list[tuple[str, object]]:
     run, record = subject.run, subject.run.record
     facts: list[tuple[str, object]] = []
     if run.state:
-        facts.append(("state", STATES.get(run.state, run.state)))
+        facts.append(("state", STATES.get(str(run.state), run.state)))
     facts.append(("stage", subject.stage if subject.trained else f"{subject.stage}, evaluation only"))
     if subject.last_step is not None:
         of = f" of {subject.max_steps:,}" if subject.max_steps and subject.max_steps != subject.last_step else ""
@@ -328,7 +328,7 @@ def run_facts(subject: Subject) -> list[tuple[str, object]]:
     if subject.seconds is not None:
         facts.append(("time", duration(subject.seconds)))
     remaining = (run.progress or {}).get("remaining_seconds")
-    if run.state == "running" and isinstance(remaining, int | float):
+    if run.state == "running" and is_finite(remaining):
         facts.append(("time left, about", duration(remaining)))
     if run.completions is not None and subject.answers is not None:
         facts.append(("completions", f"{len(subject.answers) + subject.answers.num_unjudged:,}"))

@@ -72,10 +72,10 @@ def bins(answers: Answers) -> list[RangeRow]:
     that a share of them would say nothing."""
     lengths, counts = np.unique(answers.tokens, return_counts=True)
     wanted = max(MIN_IN_BIN, len(answers) / NUM_BINS)
+    shorter = (np.cumsum(counts) - counts).tolist()  # completions before each length
     starts = [0]
-    for place, before in enumerate(np.cumsum(counts) - counts):
-        enough = before - counts[: starts[-1]].sum() >= wanted
-        if enough and counts[place:].sum() >= MIN_IN_BIN:
+    for place, before in enumerate(shorter):
+        if before - shorter[starts[-1]] >= wanted and len(answers) - before >= MIN_IN_BIN:
             starts.append(place)
     places = np.searchsorted(lengths[starts], answers.tokens, side="right")
     rows = []

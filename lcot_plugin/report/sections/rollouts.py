@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lcot_plugin.report.completions_table import CompletionsTable, GroupRef, RolloutQuery
 from lcot_plugin.report.page import Html, Section, count, folded, join, listed, paragraph, shortened, tag
+from lcot_plugin.report.panels import is_finite
 from lcot_plugin.report.pictures import PicturePool
 from lcot_plugin.report.rollout_view import group_html
 from lcot_plugin.report.subjects import Subject
@@ -30,6 +31,8 @@ PICTURE_SIDE = 480
 MAX_CHARS = 24_000
 """Of one completion; what is left out in its middle is counted by the view."""
 MAX_QUESTION = 110
+MAX_MISSES = 20
+"""Groups without room behind each other, after which no further one is tried."""
 
 
 @dataclass
@@ -37,6 +40,7 @@ class Budget:
     """Bytes that the groups and their pictures may take."""
 
     text_bytes: int
+    """Of everything but the pictures."""
     picture_bytes: int
     num_left_out: int = 0
     """Groups without room."""
@@ -81,18 +85,22 @@ def _of_subject(subject: Subject, max_rollouts: int, own: Budget, budget: Budget
     )
     kinds = chosen(table, max_rollouts)
     weights = reward_weights(subject)
-    spent = num_shown = num_left_out = 0
+    spent = num_shown = num_left_out = misses = 0
     parts: list[Html] = []
     for (order, title, meaning), refs in kinds:
         groups: list[Html] = []
         for ref in refs:
-            shown = _group(table, ref, pool, weights, own.text_bytes - spent, budget)
+            shown, in_pictures = None, pool.spent
+            if misses < MAX_MISSES:
+                shown = _group(table, ref, pool, weights, own.text_bytes - spent, budget)
             if shown is None:
                 num_left_out += 1
+                misses += 1
                 continue
-            spent += len(shown.encode())
-            num_shown += 1
+            misses = 0
             groups.append(folded(_title(ref), shown, open_=order in OPEN and not groups, class_="rollout"))
+            spent += len(groups[-1].encode()) - (pool.spent - in_pictures)
+            num_shown += 1
         if groups:
             parts.append(tag("h3", f"{title} ", tag("span", f"- {meaning}", class_="soft note")))
             parts += groups
@@ -165,7 +173,7 @@ def reward_weights(subject: Subject) -> dict[str, float]:
     if not isinstance(names, list) or not isinstance(weights, list) or len(names) != len(weights):
         return {}
     numbers = {str(name): weight for name, weight in zip(names, weights, strict=True)}
-    return {name: float(weight) for name, weight in numbers.items() if isinstance(weight, int | float)}
+    return {name: float(weight) for name, weight in numbers.items() if is_finite(weight)}
 
 
 def _left_out(budget: Budget) -> Html:
