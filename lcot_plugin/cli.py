@@ -408,10 +408,11 @@ def reward(command: str, action: str, **arguments: Any) -> int:
 def report(folders: Sequence[Path], out: Path | None, title: str | None, max_rollouts: int) -> int:
     """`lcot report`; says on a terminal what it is doing."""
     from lcot_plugin.report.run_report import write_report
+    from lcot_plugin.report.shown_text import visible
 
     def tell(what: str) -> None:
         if sys.stderr.isatty():
-            print(f"\r\x1b[K{what[:100]}", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[K{visible(what)[:100]}", end="", file=sys.stderr, flush=True)
 
     try:
         made_by = f"lcot-plugin {__version__}"
@@ -419,9 +420,9 @@ def report(folders: Sequence[Path], out: Path | None, title: str | None, max_rol
     finally:
         tell("")
     for note in written.notes:
-        print(note)
+        print(visible(note))
     runs = f"{written.num_runs:,} run{'s' if written.num_runs > 1 else ''}"
-    print(f"{written.path}: {written.num_bytes / 1e6:.1f} MB, {runs}")
+    print(visible(f"{written.path}: {written.num_bytes / 1e6:.1f} MB, {runs}"))
     return 0
 
 

@@ -108,6 +108,8 @@ class CompletionsIndex:
             raise
         except FileNotFoundError as error:
             raise LcotError(f"{self.path}: no such file. `grpo_log_completions: true` makes a run write it.") from error
+        except OSError as error:
+            raise LcotError(f"{self.path} cannot be read: {error.strerror}.") from error
 
     def _grow(self, file: BinaryIO, until: float) -> bool:
         status = os.fstat(file.fileno())
@@ -258,7 +260,7 @@ class CompletionsIndex:
                     return False
                 columns = {name: saved[f"column{place}"] for place, name in enumerate(about["columns"])}
             names = {name: list(map(str, about["names"][name])) for name in NAMES}
-        except (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile, zlib.error):
+        except (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, BadZipFile, zlib.error):
             return False  # absent, of another version or damaged: it is made anew
         if {*INTEGERS, *NAMES, REWARD} - columns.keys():
             return False

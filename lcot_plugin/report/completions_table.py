@@ -287,7 +287,10 @@ class CompletionsTable:
             fits &= (reward >= low - 1e-9) & (reward <= high + 1e-9)
         if query.text:
             rows = np.flatnonzero(fits)
-            fits[rows] = rows_with_text(self.path, columns, rows, query.text)
+            try:
+                fits[rows] = rows_with_text(self.path, columns, rows, query.text)
+            except OSError as error:
+                raise LcotError(f"{self.path} cannot be searched: {error.strerror}. Load it again.") from error
         if len(self._found) == MAX_KEPT:
             del self._found[next(iter(self._found))]
         self._found[key] = fits
@@ -396,7 +399,7 @@ class _GroupStats(NamedTuple):
         known = np.isfinite(reward)
         numbers = np.add.reduceat(known, starts, dtype=np.int64)
         values = np.where(known, reward, 0.0)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             mean = np.add.reduceat(values, starts) / np.where(numbers, numbers, np.nan)
             spread = np.zeros_like(values)
             spread[starts[0] :] = (values[starts[0] :] - np.repeat(mean, counts)) ** 2

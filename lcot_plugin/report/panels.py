@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from lcot_plugin.report.charts import LARGEST, Mark, Series, line_chart
 
@@ -298,7 +298,7 @@ def columns_of(metrics: Sequence[Mapping[str, Any]]) -> Columns:
             continue
         for name, value in entry.items():
             steps, values = columns.setdefault(name, ([], []))
-            steps.append(float(step))  # type: ignore[arg-type]
+            steps.append(float(step))
             values.append(float(value) if is_number(value) else None)
     return columns
 
@@ -338,12 +338,12 @@ def matches(pattern: str, name: str) -> bool:
     return bool(parts[-1]) or len(name) > place
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """NaN and infinities too; no whole number that is none as a float."""
     return isinstance(value, float) or (type(value) is int and abs(value) <= LARGEST)
 
 
-def is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> TypeGuard[int | float]:
     return is_number(value) and math.isfinite(value)
 
 

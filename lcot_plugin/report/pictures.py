@@ -87,7 +87,10 @@ class PicturePool:
         path = self._path(name.removeprefix("file://"))
         if path is None:
             return Picture(short, missing="not_found")
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError:  # it has just gone
+            return Picture(short, missing="not_found")
         state = (str(path), status.st_size, status.st_mtime_ns)
         if name in self._known and self._known[name][0] == state:
             self._known.move_to_end(name)

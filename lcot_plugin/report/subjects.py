@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -112,7 +112,7 @@ class Subject:
     @property
     def max_steps(self) -> int | None:
         value = (self.run.progress or {}).get("max_steps")
-        return value if isinstance(value, int) and is_finite(value) and value > 0 else None
+        return int(value) if is_finite(value) and value > 0 else None
 
     @property
     def seconds(self) -> float | None:
@@ -173,7 +173,10 @@ def load_subjects(
 
 def load_subject(folder: Path, name: str) -> Subject:
     """One run with its evaluations and answers. Raises LcotError where one of its files cannot be read."""
-    run = read_run(folder)
+    try:
+        run = read_run(folder)
+    except OSError as error:
+        raise DataError(f"{error.filename or folder} cannot be read: {error.strerror}.") from error
     check_shapes(run)
     # Once more than when it was written: a page is shown to others, and other programs write such files too.
     record, data_report, alarms = masked(run.record), masked(run.data_report), masked(run.alarms)
@@ -186,7 +189,7 @@ def load_subject(folder: Path, name: str) -> Subject:
 def check_shapes(run: Run) -> None:
     """Raises DataError where run.json or data_report.json is not built as a run writes it: a file of something else."""
 
-    def check(path: Path, values: dict[str, Any], kinds: dict[str, type]) -> None:
+    def check(path: Path, values: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
         for key, kind in kinds.items():
             value = values.get(key)
             if value is not None and (not isinstance(value, kind) or (kind is int and not is_finite(value))):
@@ -256,7 +259,7 @@ def started_at(run: Run) -> float | None:
     """Unix seconds."""
     for written in (run.record.get("started"), (run.progress or {}).get("started")):
         if is_finite(written):
-            return float(written)  # type: ignore[arg-type]
+            return float(written)
         if isinstance(written, str):
             try:
                 return datetime.fromisoformat(written.replace("Z", "+00:00")).timestamp()

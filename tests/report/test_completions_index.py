@@ -157,6 +157,12 @@ def test_a_file_that_does_not_exist(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
+def test_a_file_that_cannot_be_read(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(LcotError, match="cannot be read"):
+        CompletionsIndex(path).grow()
+
+
 def test_every_cut_of_a_file_is_read_up_to_its_last_line(path: Path) -> None:
     lines = [completion_line(0, 0), completion_line(1, 1, completion="√2" * 400)]
     whole = written(lines)
@@ -254,7 +260,7 @@ def test_a_saved_index_is_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize("what", ["contents", "size", "time", "format", "damaged", "cut", "text", "empty"])
+@pytest.mark.parametrize("what", ["contents", "size", "time", "format", "damaged", "method", "cut", "text", "empty"])
 def test_a_saved_index_that_does_not_fit_is_ignored(path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [completion_line(step) for step in range(9)]
     index = index_of(write(path, lines))
@@ -279,6 +285,10 @@ def test_a_saved_index_that_does_not_fit_is_ignored(path: Path, what: str, monke
         case "damaged":
             contents = bytearray(saved.read_bytes())
             contents[len(contents) // 3 : len(contents) // 2] = b"\xff" * (len(contents) // 2 - len(contents) // 3)
+            saved.write_bytes(contents)
+        case "method":  # of compression, in the directory at the end: one that nobody has
+            contents = bytearray(saved.read_bytes())
+            contents[contents.rindex(b"PK\x01\x02") + 10] = 77
             saved.write_bytes(contents)
         case "cut":
             saved.write_bytes(saved.read_bytes()[:-20])

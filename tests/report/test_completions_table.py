@@ -274,6 +274,12 @@ def test_a_file_that_was_written_anew_is_not_mixed_up(table: CompletionsTable) -
         table.group(ref)
 
 
+def test_a_file_that_has_gone_is_not_searched(table: CompletionsTable) -> None:
+    table.path.unlink()
+    with pytest.raises(LcotError, match="cannot be searched"):
+        table.select(RolloutQuery(text="area"))
+
+
 def test_a_line_that_is_no_completion_leaves_an_empty_table(table: CompletionsTable) -> None:
     with table.path.open("ab") as file:
         file.write(b"{}\n")

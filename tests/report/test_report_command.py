@@ -35,6 +35,16 @@ def test_a_folder_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not (tmp_path / "report.html").exists()
 
 
+def test_names_of_folders_do_not_steer_the_terminal(tmp_path: Path) -> None:
+    """Nor does one that is no UTF-8 end it behind the work."""
+    folder = write_grpo_run(tmp_path / "red\x1b[31m\udcff", num_steps=3)
+    command = [sys.executable, "-m", "lcot_plugin", "report", str(folder)]
+    result = subprocess.run(command, capture_output=True)
+    assert result.returncode == 0, result.stderr
+    assert b"red\\x1b[31m\\udcff/report.html" in result.stdout and b"\x1b" not in result.stdout
+    assert b"red\\x1b[31m\\udcff" in (folder / "report.html").read_bytes()
+
+
 def test_it_needs_neither_torch_nor_llamafactory(tmp_path: Path) -> None:
     folder = write_grpo_run(tmp_path / "run", num_steps=6)
     code = (

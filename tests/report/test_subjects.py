@@ -100,6 +100,14 @@ def test_of_runs_that_were_found_a_broken_one_is_left_out(tmp_path: Path, broken
         load_subjects([bad])
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    folder = write_grpo_run(tmp_path / "run", num_steps=3)
+    (folder / "run.json").unlink()
+    (folder / "run.json").mkdir()
+    with pytest.raises(LcotError, match=r"run\.json cannot be read"):
+        load_subjects([folder])
+
+
 def test_a_file_that_goes_while_runs_are_put_in_order(tmp_path: Path) -> None:
     """progress.json.tmp is there for a moment."""
     write_evaluation(tmp_path / "runs" / "a", 0.5)
