@@ -154,7 +154,7 @@ def find_runs(root: Path) -> list[Path]:
 
 
 def _folders(root: Path, depth: int) -> Iterator[Path]:
-    if not root.is_dir():
+    if not os.access(root, os.R_OK | os.X_OK) or not root.is_dir():
         return
     yield root
     if depth == 0:

@@ -203,3 +203,19 @@ def test_a_checkpoint_may_go_while_it_is_looked_for(tmp_path, monkeypatch):
 
 def test_a_number_that_is_no_process_is_gone():
     assert run_state({"state": "running", "pid": 2**70}) == "killed"
+
+
+def test_a_folder_of_another_user_hides_no_run(tmp_path, monkeypatch):
+    """Root may read everything: what the system says to others is said here in its place."""
+    for name in ("mine", "theirs"):
+        touch(tmp_path / name / "run.json", 1)
+    is_file, access = type(tmp_path).is_file, os.access
+
+    def forbidden(path):
+        if "theirs" in path.parts:
+            raise PermissionError(path)
+        return is_file(path)
+
+    monkeypatch.setattr(type(tmp_path), "is_file", forbidden)
+    monkeypatch.setattr(os, "access", lambda path, mode: "theirs" not in str(path) and access(path, mode))
+    assert find_runs(tmp_path) == [tmp_path / "mine"]

@@ -11,10 +11,12 @@ was loaded again, or a second one, is sent everything.
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
@@ -23,6 +25,7 @@ from typing import Any, TypeGuard
 
 import gradio as gr
 
+from lcot_plugin.errors import DataError
 from lcot_plugin.integration.board.failure import printable
 from lcot_plugin.integration.board.following import FollowedRun, followed_run
 from lcot_plugin.integration.board.panel_texts import translated
@@ -114,15 +117,30 @@ def run_choices(lang: str) -> Any:
     return gr.Dropdown(choices=[(text("live_own", lang), OWN_RUN), *(str(folder) for folder in find_runs(save_root()))])
 
 
+def written_path(written: str) -> Path:
+    """What a user wrote as a path, whether there is anything or not. Raises DataError where it can be none."""
+    try:
+        path = Path(written.strip()).expanduser()
+        with suppress(FileNotFoundError):
+            os.stat(path)
+    except (OSError, RuntimeError, ValueError) as error:  # closed to us, too long; of no user; no text of a path
+        raise DataError(f"{written.strip()}: {error}") from error
+    return path
+
+
 def changes(engine: Any, shown: Shown, chosen: str, lang: str) -> list[Any]:
     """What the page has been sent then; its state, alarms, charts, more charts and their accordion, each skipped where
     it is as before."""
     settle_if_ended(engine.runner)
     own = run_of(engine.runner)
-    folder = followed_folder(own, shown, chosen)
+    folder, wrong = None, ""
+    try:
+        folder = followed_folder(own, shown, chosen)
+    except DataError as error:
+        wrong = printable(str(error), MAX_MESSAGE)
     drawn: list[Panel] = []
     if folder is None:
-        now = Shown(status=f"{STYLE}<p class='lcot-soft'>{escape(text('live_none', lang))}</p>")
+        now = Shown(status=f"{STYLE}<p class='lcot-soft'>{escape(wrong or text('live_none', lang))}</p>")
     else:
         run = followed_run(folder)
         run.look()
@@ -153,9 +171,9 @@ def _is_in(own: BoardRun | None, folder: Path) -> bool:
 
 def followed_folder(own: BoardRun | None, shown: Shown, chosen: str) -> Path | None:
     """The chosen folder; else that of the Board's run; else of one that was running when the page was loaded, as after
-    a restart of the Board."""
+    a restart of the Board. Raises DataError where what was chosen cannot be a folder."""
     if chosen.strip():
-        return Path(chosen.strip()).expanduser()
+        return written_path(chosen)
     if own is not None and own.trains:
         return own.folder
     if shown == Shown() or shown.folder is None:

@@ -21,7 +21,7 @@ import gradio as gr
 
 from lcot_plugin.errors import DataError, LcotError
 from lcot_plugin.integration.board.failure import printable
-from lcot_plugin.integration.board.live import save_root
+from lcot_plugin.integration.board.live import save_root, written_path
 from lcot_plugin.integration.board.process import run_of
 from lcot_plugin.integration.board.view_texts import LOCALES, ORDERS, text
 from lcot_plugin.report.completions import COMPLETIONS_FILE
@@ -104,9 +104,10 @@ def open_file(path: Path) -> OpenFile:
 def arguments_of(folder: Path) -> dict[str, Any]:
     """What run.json says the run was started with; {} where it says nothing."""
     try:
-        return (read_json(folder / RUN_FILE) or {}).get("arguments") or {}
-    except LcotError:  # the viewer needs no more than the completions
+        found = (read_json(folder / RUN_FILE) or {}).get("arguments")
+    except (LcotError, OSError):  # the viewer needs no more than the completions
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def pictures_of(folder: Path) -> PicturePool:
@@ -120,7 +121,7 @@ def weights_of(folder: Path) -> dict[str, float]:
     try:
         plan = (read_json(folder / RUN_FILE) or {}).get("plan") or {}
         return dict(zip(map(str, plan["rewards"]), map(float, plan["reward_weights"]), strict=True))
-    except (LcotError, KeyError, TypeError, ValueError):
+    except (LcotError, OSError, KeyError, TypeError, ValueError):
         return {}
 
 
@@ -216,13 +217,16 @@ def files_of(folder: Path) -> list[str]:
 
 
 def file_choices(run: str | None) -> Any:
-    names = files_of(folder_of(run)) if run and run.strip() else []
+    try:
+        names = files_of(folder_of(run)) if run and run.strip() else []
+    except (LcotError, OSError):  # the page, which is asked for next, says so
+        names = []
     return gr.Dropdown(choices=names, value=names[0] if names else None)
 
 
 def folder_of(run: str) -> Path:
-    """What was written, which may name the file as well as its folder."""
-    path = Path(run.strip()).expanduser()
+    """What was written, which may name the file as well as its folder. Raises DataError where it can be no path."""
+    path = written_path(run)
     return path.parent if path.is_file() else path
 
 

@@ -217,3 +217,33 @@ def test_durations(seconds: float, shown: str) -> None:
 def test_moments() -> None:
     assert seconds_of("1970-01-01T00:01:00Z") == seconds_of("1970-01-01T00:01:00+00:00") == seconds_of(60) == 60.0
     assert seconds_of(None) is seconds_of("soon") is None
+
+
+@pytest.mark.parametrize("written", ["a\0b", "~nobody-of-this-name/x", "x" * 5000, "\ud800"])
+def test_what_cannot_be_a_folder_is_told(written: str) -> None:
+    _, status, alarms, panels, *_ = changes(engine(), Shown(), written, "en")
+    assert "No run yet" not in status and ": " in status
+    assert (is_skip(alarms), is_skip(panels)) == (True, True)
+
+
+@pytest.mark.parametrize("value", [None, True, -1, 10**400, float("nan"), "x", [], [1], {"a": 1}])
+@pytest.mark.parametrize("name", [RUN_FILE, PROGRESS_FILE, METRICS_FILE, ALARMS_FILE])
+def test_nothing_that_a_file_may_hold_ends_the_view(tmp_path: Path, name: str, value: Any) -> None:
+    folder = write_run(tmp_path / "saves/a")
+    known = {RUN_FILE: ["stage", "format"], PROGRESS_FILE: list(json.loads((folder / PROGRESS_FILE).read_text()))}
+    fields = known.get(name, ["step", "message", "name", "advice", "reward"])
+    for content in ({"step": 1, "pid": os.getpid(), field: value} for field in fields):
+        (folder / name).write_text(json.dumps(content) + "\n")
+        assert "data-state=" in changes(engine(), Shown(), str(folder), "ru")[1]
+    (folder / name).write_text(json.dumps(value) + "\n")
+    assert "data-state=" in changes(engine(), Shown(), str(folder), "en")[1]
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    assert "data-state=" in changes(engine(), Shown(), str(folder), "en")[1]
+
+
+def test_charts_speak_the_language_of_the_page(tmp_path: Path) -> None:
+    folder = str(write_run(tmp_path / "saves/a"))
+    shown, *_, panels, _, _ = changes(engine(), Shown(), folder, "en")
+    assert "<b>Reward</b>" in panels
+    assert "<b>奖励</b>" in changes(engine(), shown, folder, "zh")[3]

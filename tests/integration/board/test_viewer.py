@@ -168,3 +168,20 @@ def test_weights_and_coloured_tokens(run: Path) -> None:
     assert page(run, tokens=True)[PAGE_HTML].count('<details class="lcot-group"') == viewer.COLOURED_PAGE
     (run / RUN_FILE).write_text("{")
     assert viewer.weights_of(run) == {}
+
+
+@pytest.mark.parametrize("written", ["a\0b", "~nobody-of-this-name/x", "x" * 5000, "\ud800"])
+def test_what_cannot_be_a_folder_is_told(run: Path, written: str) -> None:
+    assert viewer.file_choices(written).choices == []
+    found = page(written)
+    assert 'role="alert"' in found[COUNT] and found[PAGE_HTML] == ""
+
+
+@pytest.mark.parametrize("record", [{"arguments": [1], "plan": 3}, [], {"arguments": None, "plan": {"rewards": 1}}])
+def test_a_record_that_is_none_hides_no_completions(run: Path, record: Any) -> None:
+    (run / RUN_FILE).write_text(json.dumps(record))
+    assert "Groups 1 to 20" in page(run)[COUNT]
+    (run / RUN_FILE).unlink()
+    (run / RUN_FILE).mkdir()
+    viewer._open.clear()
+    assert "Groups 1 to 20" in page(run)[COUNT]
