@@ -167,6 +167,12 @@ def same_set(left: Evaluation, right: Evaluation, source: str | None = None) -> 
     return smaller > 0 and len(common_problems(left, right, source)) >= MIN_COMMON * smaller
 
 
+def nearly_whole(same: Sequence[Evaluation]) -> list[Evaluation]:
+    """Of evaluations of the same problems those that are no beginning of one: it goes on, or was cut."""
+    most = max((len(evaluation.problems) for evaluation in same), default=0)
+    return [evaluation for evaluation in same if len(evaluation.problems) >= MIN_COMMON * most]
+
+
 def by_set(evaluations: Sequence[Evaluation]) -> list[list[Evaluation]]:
     """The evaluations that are about the same problems together, in their order; those of two sets of one run never."""
     sets: list[list[Evaluation]] = []

@@ -211,9 +211,14 @@ def read_all_evaluations(run: Run, name: str) -> list[Evaluation]:
     """Of every evaluation set of a run."""
     evaluations = []
     for path in run.all_eval_completions:
-        matched = SET_NAME.fullmatch(path.name)
-        evaluations += read_evaluations(path, name, matched[1] if matched else "")
+        evaluations += read_evaluations(path, name, set_name(path))
     return evaluations
+
+
+def set_name(path: Path) -> str:
+    """Of the evaluation set whose completions a file holds; empty where the run has a single one."""
+    matched = SET_NAME.fullmatch(path.name)
+    return matched[1] if matched else ""
 
 
 def read_answers(path: Path) -> Answers:

@@ -27,8 +27,9 @@ def section(subjects: Sequence[Subject]) -> Section | None:
         names = f" in {', '.join(subject.name for subject in quiet)}" if len(subjects) > 1 else ""
         parts.append(
             paragraph(
-                f"No alarms{names}: entropy, truncation, lengths, rewards, KL, clipping, gradients and verdicts stayed "
-                "within what healthy runs show. A run can be poor without any alarm."
+                f"No alarms{names}: as far as was logged, entropy, truncation, lengths, rewards, KL, clipping, "
+                "gradients and verdicts crossed none of the limits that are watched. A run can be poor without any "
+                "alarm."
             )
         )
     return Section("alarms", "Health", join(parts))

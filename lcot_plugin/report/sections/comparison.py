@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lcot_plugin.report.evaluations import Evaluation, by_set, compare
+from lcot_plugin.report.evaluations import Evaluation, by_set, compare, nearly_whole
 from lcot_plugin.report.intervals import p_text, percent, percents
 from lcot_plugin.report.page import Html, Section, count, join, listed, paragraph, table, tag
 from lcot_plugin.report.panels import compared_panels
@@ -29,14 +29,15 @@ def _accuracies(subjects: Sequence[Subject]) -> list[Html]:
     """Every run's last evaluation of a set of problems against the first run's."""
     parts: list[Html] = []
     for same in by_set([evaluation for subject in subjects for evaluation in subject.evaluations]):
-        last = list({evaluation.run: evaluation for evaluation in same}.values())
+        last = list({evaluation.run: evaluation for evaluation in nearly_whole(same)}.values())
         if len(last) > 1:
             parts += [tag("h3", f"Accuracy on {_set_title(last[0])}"), _against_first(last)]
     if parts:
         words = (
             "Differences are to the first run, in points. Where the same problems were evaluated they are paired by "
-            "problem (Bonett and Price's interval, McNemar's exact test of gained against lost), else the interval is "
-            "Newcombe's for two independent shares. p values are not corrected for several comparisons."
+            "problem, over those that both were asked (Bonett and Price's interval, McNemar's exact test of gained "
+            "against lost), else the interval is Newcombe's for two independent shares. p values are not corrected for "
+            "several comparisons."
         )
         parts.append(paragraph(words, class_="note"))
     return parts
@@ -61,7 +62,7 @@ def _against_first(last: Sequence[Evaluation]) -> Html:
         low, high = difference.interval
         cells.append(f"{100 * difference.value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
         if difference.p_value is None:
-            cells += ["-", "-", "paired" if difference.paired else "unpaired"]
+            cells += ["-", "-", f"paired, {difference.num_problems:,}" if difference.paired else "unpaired"]
         else:
             p_value = p_text(difference.p_value).removeprefix("p ").removeprefix("= ")
             cells += [f"{difference.gained:,} / {difference.lost:,}", p_value, f"paired, {difference.num_problems:,}"]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lcot_plugin.report.charts import number
-from lcot_plugin.report.evaluations import MIN_COMMON, Evaluation, by_set, common_problems, compare, same_set
+from lcot_plugin.report.evaluations import Evaluation, by_set, common_problems, compare, nearly_whole, same_set
 from lcot_plugin.report.figures import RangeRow, ranges
 from lcot_plugin.report.intervals import Difference, Share, p_text, percent, percents, unpaired
 from lcot_plugin.report.page import Html, Section, chips, count, duration, folded, join, listed, paragraph, table, tag
@@ -69,11 +69,9 @@ def pairs(subjects: Sequence[Subject]) -> list[Pair]:
     found = []
     trained = {subject.name for subject in subjects if subject.trained}
     for same in by_set([evaluation for subject in subjects for evaluation in subject.evaluations]):
-        # One that has just begun, or was cut, is not what the last one says.
-        most = max(len(evaluation.problems) for evaluation in same)
-        same = [evaluation for evaluation in same if len(evaluation.problems) >= MIN_COMMON * most]
-        last = list({evaluation.run: evaluation for evaluation in same}.values())
-        ends = last if len(last) > 1 else same
+        whole = nearly_whole(same)
+        last = list({evaluation.run: evaluation for evaluation in whole}.values())
+        ends = last if len(last) > 1 else whole
         if len(ends) > 1:
             one_run = len(last) == 1
             alternatives = not one_run and {ends[0].run, ends[-1].run} <= trained

@@ -8,11 +8,13 @@ import numpy as np
 
 from lcot_plugin.report.figures import RangeRow, histogram, ranges
 from lcot_plugin.report.page import Html, Section, count, join, paragraph, tag
-from lcot_plugin.report.subjects import Answers, Subject, read_answers
+from lcot_plugin.report.subjects import Answers, Subject, read_answers, set_name
 
 NUM_BINS = 8
 MIN_IN_BIN = 20
 """Completions; with fewer, a share says nothing."""
+MAX_SETS = 4
+"""Evaluation sets of a run that have figures of their own."""
 LAST_SHARE = 5
 """The last 1/5 of training's rollouts is looked at: the policy of the first ones is another."""
 
@@ -35,18 +37,23 @@ def section(subjects: Sequence[Subject]) -> Section | None:
 
 def _of_subject(subject: Subject) -> list[Html]:
     chosen: list[tuple[str, Answers]] = []
-    if subject.run.eval_completions is not None:
-        every = read_answers(subject.run.eval_completions)
+    for path in subject.run.all_eval_completions[:MAX_SETS]:
+        every = read_answers(path)
         if len(every):
             last = int(every.steps.max())
-            which = f" at step {last:,}" if len(np.unique(every.steps)) > 1 else ""
+            which = f" on {set_name(path)}" if set_name(path) else ""
+            which += f" at step {last:,}" if len(np.unique(every.steps)) > 1 else ""
             chosen.append((f"Evaluation{which}", every.where(every.steps == last)))
     if not chosen and subject.answers is not None and len(subject.answers):
         steps = np.unique(subject.answers.steps)
         first = steps[-max(1, len(steps) // LAST_SHARE)]
         title = f"Training, steps {first:,} to {steps[-1]:,}"
         chosen.append((title, subject.answers.where(subject.answers.steps >= first)))
-    return [part for title, answers in chosen for part in _figures(title, answers)]
+    parts = [part for title, answers in chosen for part in _figures(title, answers)]
+    rest = len(subject.run.all_eval_completions) - MAX_SETS
+    if parts and rest > 0:
+        parts.append(paragraph(f"{count(rest, 'further evaluation set')} left out here.", class_="note"))
+    return parts
 
 
 def _figures(title: str, answers: Answers) -> list[Html]:

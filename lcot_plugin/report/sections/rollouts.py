@@ -14,7 +14,7 @@ from lcot_plugin.report.page import Html, Section, count, folded, join, listed, 
 from lcot_plugin.report.panels import is_finite
 from lcot_plugin.report.pictures import PicturePool
 from lcot_plugin.report.rollout_view import group_html
-from lcot_plugin.report.subjects import Subject
+from lcot_plugin.report.subjects import Subject, set_name
 
 KINDS = (
     ("highest", "Best", "highest mean reward, the newest of equals first"),
@@ -108,7 +108,9 @@ def _of_subject(subject: Subject, max_rollouts: int, own: Budget, budget: Budget
     budget.picture_bytes -= pool.spent
     budget.num_left_out += num_left_out
     budget.num_pictures_left_out += pool.num_left_out
-    of = "evaluation" if subject.run.completions is None else "training"
+    of = "training" if subject.run.completions is not None else "evaluation"
+    if len(subject.run.all_eval_completions) > 1 and subject.run.completions is None:
+        of += f" on {set_name(path)}, the first of {len(subject.run.all_eval_completions):,} sets"
     words = (
         f"{count(num_shown, 'group')} of the {table.num_groups:,} of {of} ({table.num_completions:,} completions). "
         "A group is one prompt with all of its completions; open one to read it."

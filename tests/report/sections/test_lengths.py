@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from report_folders import completion, write_lines
 
-from lcot_plugin.report.sections.lengths import MIN_IN_BIN, NUM_BINS, bins
-from lcot_plugin.report.subjects import Answers
+from lcot_plugin.report.sections.lengths import MIN_IN_BIN, NUM_BINS, bins, section
+from lcot_plugin.report.subjects import Answers, load_subjects
 
 
 def answers(tokens: list[int], right: list[bool] | None = None) -> Answers:
@@ -18,6 +21,19 @@ def answers(tokens: list[int], right: list[bool] | None = None) -> Answers:
 
 def counts(tokens: list[int]) -> list[int]:
     return [row.share.num_samples for row in bins(answers(tokens))]
+
+
+def test_every_evaluation_set_has_its_name(tmp_path: Path) -> None:
+    for number in range(6):
+        lines = [
+            completion(step=0, sample="greedy", record=n, right=n % 2 == 0, length=10 + n // 25 * 90) for n in range(60)
+        ]
+        write_lines(tmp_path / f"eval_set{number}_completions.jsonl", lines)
+    ((subject,), _) = load_subjects([tmp_path])
+    found = section([subject])
+    assert found is not None
+    assert all(f"Evaluation on set{number}: 60 completions" in found.body for number in range(4))
+    assert "set4" not in found.body and "2 further evaluation sets left out here" in found.body
 
 
 def test_many_lengths_are_parted_evenly() -> None:
