@@ -192,7 +192,10 @@ def _older_metrics(folder: Path) -> Iterator[dict[str, Any]]:
     # Of a checkpoint that a running run has just removed, nothing is left to be read.
     states = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=modified)
     for path in (folder / "trainer_state.json", *reversed(states)):
-        state = read_json(path)
+        try:
+            state = read_json(path)
+        except DataError:  # cut by a kill: the one before it, or the log, tells nearly as much
+            continue
         if state is not None:
             yield from (line for line in state.get("log_history") or () if isinstance(line.get("step"), int))
             return

@@ -179,8 +179,8 @@ def load_subject(folder: Path, name: str) -> Subject:
         raise DataError(f"{error.filename or folder} cannot be read: {error.strerror}.") from error
     check_shapes(run)
     # Once more than when it was written: a page is shown to others, and other programs write such files too.
-    record, data_report, alarms = masked(run.record), masked(run.data_report), masked(run.alarms)
-    subject = Subject(name, replace(run, record=record, data_report=data_report, alarms=alarms))
+    shown = {name: masked(getattr(run, name)) for name in ("record", "data_report", "alarms", "progress")}
+    subject = Subject(name, replace(run, **shown))
     subject.evaluations = read_all_evaluations(run, name)
     _ = subject.answers
     return subject

@@ -205,6 +205,16 @@ def test_a_killed_run(tmp_path: Path, cut: str) -> None:
     assert "killed" in words
 
 
+def test_a_run_that_failed_says_why(tmp_path: Path) -> None:
+    folder = write_grpo_run(tmp_path / "run", num_steps=4)
+    said = {"state": "failed", "step": 4, "message": "ValueError: <b>no</b> answer of http://me:hunter2@host"}
+    (folder / "progress.json").write_text(json.dumps(said))
+    _, words = report(folder)
+    assert "failed. ValueError: <b>no</b> answer of http://***@host" in words and "hunter2" not in words
+    _, words = report(folder, write_evaluation(tmp_path / "eval", 0.5), out=tmp_path / "r.html")
+    assert "run: failed. ValueError" in words
+
+
 def test_a_running_run(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()

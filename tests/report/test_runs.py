@@ -201,6 +201,17 @@ def test_a_checkpoint_may_go_while_it_is_looked_for(tmp_path, monkeypatch):
     assert read_run(tmp_path).metrics == [{"step": 1, "loss": 0.5}]
 
 
+def test_of_a_checkpoint_that_a_kill_has_cut_the_one_before_it_is_read(tmp_path):
+    for step, end in ((2, None), (4, -9)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        state = json.dumps({"log_history": [{"step": step, "loss": 1.0}]})
+        (folder / "trainer_state.json").write_text(state[:end])
+        os.utime(folder / "trainer_state.json", (step, step))
+    (tmp_path / "trainer_log.jsonl").write_text("")
+    assert [line["step"] for line in read_run(tmp_path).metrics] == [2]
+
+
 def test_a_number_that_is_no_process_is_gone():
     assert run_state({"state": "running", "pid": 2**70}) == "killed"
 

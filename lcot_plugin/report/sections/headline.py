@@ -16,7 +16,20 @@ from lcot_plugin.report.charts import number
 from lcot_plugin.report.evaluations import Evaluation, by_set, common_problems, compare, nearly_whole, same_set
 from lcot_plugin.report.figures import RangeRow, ranges
 from lcot_plugin.report.intervals import Difference, Share, p_text, percent, percents, unpaired
-from lcot_plugin.report.page import Html, Section, chips, count, duration, folded, join, listed, paragraph, table, tag
+from lcot_plugin.report.page import (
+    Html,
+    Section,
+    chips,
+    count,
+    duration,
+    folded,
+    join,
+    listed,
+    paragraph,
+    shortened,
+    table,
+    tag,
+)
 from lcot_plugin.report.panels import is_finite
 from lcot_plugin.report.subjects import Subject
 
@@ -60,7 +73,7 @@ class Pair(NamedTuple):
 def section(subjects: Sequence[Subject]) -> Section:
     """The first section."""
     parts = _evaluated(subjects) or _rolled_out(subjects) or _losses(subjects) or _nothing_yet(subjects)
-    return Section("result", "Result", join([*parts, _facts(subjects), _evaluation_table(subjects)]))
+    return Section("result", "Result", join([*parts, *_ends(subjects), _facts(subjects), _evaluation_table(subjects)]))
 
 
 def pairs(subjects: Sequence[Subject]) -> list[Pair]:
@@ -301,6 +314,17 @@ def _nothing_yet(subjects: Sequence[Subject]) -> list[Html]:
 
 
 # Facts
+
+
+def _ends(subjects: Sequence[Subject]) -> list[Html]:
+    """Why a run has ended before it had done all, in its own words."""
+    parts = []
+    for subject in subjects:
+        message = (subject.run.progress or {}).get("message")
+        if isinstance(message, str) and message and subject.run.state in ("failed", "stopped"):
+            name = f"{subject.name}: " if len(subjects) > 1 else ""
+            parts.append(paragraph(tag("b", f"{name}{STATES[subject.run.state]}. "), shortened(message)))
+    return parts
 
 
 def _facts(subjects: Sequence[Subject]) -> Html:
