@@ -165,6 +165,12 @@ def test_training_alone_is_told_by_its_rollouts(tmp_path: Path) -> None:
     _, words = report(folder)
     assert "Accuracy of the rollouts rose from" in words
     assert "Nothing was evaluated on held-out problems" in words
+    other = tmp_path / "other"
+    other.mkdir()
+    write_lines(other / "completions.jsonl", training(1))
+    _, words = report(folder, other, out=tmp_path / "r.html")
+    assert "run: Accuracy of the rollouts rose from" in words
+    assert re.search(r"other: [\d.]+% of the completions are right so far", words)
 
 
 def test_an_evaluation_folder(tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lcot_plugin.report.evaluations import Evaluation, by_set, compare, nearly_whole
-from lcot_plugin.report.intervals import p_text, percent, percents
+from lcot_plugin.report.intervals import percent, percents
 from lcot_plugin.report.page import Html, Section, count, join, listed, paragraph, table, tag
 from lcot_plugin.report.panels import compared_panels
 from lcot_plugin.report.sections.configuration import value_cell, value_text
 from lcot_plugin.report.sections.curves import charts
+from lcot_plugin.report.sections.headline import difference_cells
 from lcot_plugin.report.subjects import Subject
 
 ABSENT = Html('<span class="soft">-</span>')
@@ -59,14 +60,8 @@ def _against_first(last: Sequence[Evaluation]) -> Html:
         if difference is None:
             rows.append([*cells, "", "", "", ""])
             continue
-        low, high = difference.interval
-        cells.append(f"{100 * difference.value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
-        if difference.p_value is None:
-            cells += ["-", "-", f"paired, {difference.num_problems:,}" if difference.paired else "unpaired"]
-        else:
-            p_value = p_text(difference.p_value).removeprefix("p ").removeprefix("= ")
-            cells += [f"{difference.gained:,} / {difference.lost:,}", p_value, f"paired, {difference.num_problems:,}"]
-        rows.append(cells)
+        how = f"paired, {difference.num_problems:,}" if difference.paired else "unpaired"
+        rows.append([*cells, *difference_cells(difference), how])
     headings = ("run", "step", "problems", "accuracy", "difference, points", "gained / lost", "p", "how")
     return table(headings, rows, label="Accuracy of every run against the first")
 

@@ -31,7 +31,7 @@ from lcot_plugin.report.page import (
     tag,
 )
 from lcot_plugin.report.panels import is_finite
-from lcot_plugin.report.subjects import Subject
+from lcot_plugin.report.subjects import Answers, Subject
 
 BEFORE, BETWEEN, AFTER = "var(--before)", "var(--chart-2)", "var(--after)"
 ENDS = 10
@@ -140,7 +140,7 @@ def _pair(pair: Pair, *, titled: bool) -> list[Html]:
         (
             source or "all",
             *(_cell(evaluation.accuracy(source)) for evaluation in (pair.before, pair.after)),
-            *_difference_cells(compare(pair.before, pair.after, source)),
+            *difference_cells(compare(pair.before, pair.after, source)),
         )
         for source in sources
     ]
@@ -183,7 +183,8 @@ def difference_text(difference: Difference) -> Html:
     return join([*told, f" ({difference.method})."])
 
 
-def _difference_cells(difference: Difference | None) -> tuple[str, str, str]:
+def difference_cells(difference: Difference | None) -> tuple[str, str, str]:
+    """Of a table: the difference in points with its interval, problems gained and lost, p."""
     if difference is None:
         return ("-", "-", "-")
     changed = f"{difference.gained:,} / {difference.lost:,}" if difference.p_value is not None else "-"
@@ -237,43 +238,47 @@ def _cell(share: Share | None) -> Html:
 
 
 def _rolled_out(subjects: Sequence[Subject]) -> list[Html]:
-    """Training's own completions, of the first run that has any: its first and its last tenth."""
+    """Training's own completions, of every run that has any: its first and its last tenth."""
+    parts = []
     for subject in subjects:
-        answers = subject.answers
-        if answers is None or not len(answers):
-            continue
-        steps = np.unique(answers.steps)
-        tenth = max(1, math.ceil(len(steps) / ENDS))
-        name = f"{subject.name}: " if len(subjects) > 1 else ""
-        if len(steps) < 2:
-            share = answers.accuracy()
-            assert share is not None
-            return [
-                tag("p", f"{name}{percent(share.value)} of the completions are right so far", class_="answer"),
-                paragraph(_of_training(share.num_samples, share.num_problems)),
-            ]
-        first, last = answers.where(answers.steps <= steps[tenth - 1]), answers.where(answers.steps >= steps[-tenth])
-        before, after = first.accuracy(), last.accuracy()
-        assert before is not None and after is not None
-        difference = unpaired(before, after)
-        verdict = _verdict(before, after, difference)
-        verdict[0] = str(verdict[0]).replace("Accuracy", f"{name}Accuracy of the rollouts")
-        ends = [
-            (f"steps {steps[0]:,} to {steps[tenth - 1]:,}", before, BEFORE),
-            (f"steps {steps[-tenth]:,} to {steps[-1]:,}", after, AFTER),
-        ]
-        rows = [RangeRow(label, s, ink, count(s.num_samples, "completion")) for label, s, ink in ends]
+        if subject.answers is not None and len(subject.answers):
+            parts += _of_rollouts(subject.answers, f"{subject.name}: " if len(subjects) > 1 else "")
+    return parts
+
+
+def _of_rollouts(answers: Answers, name: str) -> list[Html]:
+    """name: of the run, with what parts it from the words behind it."""
+    steps = np.unique(answers.steps)
+    tenth = max(1, math.ceil(len(steps) / ENDS))
+    if len(steps) < 2:
+        share = answers.accuracy()
+        assert share is not None
         return [
-            tag("p", *verdict, class_="answer"),
-            paragraph(
-                difference_text(difference),
-                f" Completions sampled in training, on training prompts, of the first and the last {tenth:,} of "
-                f"{len(steps):,} rollouts; intervals are Wilson's, clustered by prompt. Nothing was evaluated on "
-                "held-out problems: eval_dataset, or an evaluation of the saved model, would tell more.",
-            ),
-            ranges(rows, "Accuracy of the rollouts at the beginning and at the end"),
+            tag("p", f"{name}{percent(share.value)} of the completions are right so far", class_="answer"),
+            paragraph(_of_training(share.num_samples, share.num_problems)),
         ]
-    return []
+    first, last = answers.where(answers.steps <= steps[tenth - 1]), answers.where(answers.steps >= steps[-tenth])
+    before, after = first.accuracy(), last.accuracy()
+    assert before is not None and after is not None
+    difference = unpaired(before, after)
+    verdict = _verdict(before, after, difference)
+    verdict[0] = str(verdict[0]).replace("Accuracy", f"{name}Accuracy of the rollouts")
+    ends = [
+        (f"steps {steps[0]:,} to {steps[tenth - 1]:,}", before, BEFORE),
+        (f"steps {steps[-tenth]:,} to {steps[-1]:,}", after, AFTER),
+    ]
+    rows = [RangeRow(label, s, ink, count(s.num_samples, "completion")) for label, s, ink in ends]
+    return [
+        tag("p", *verdict, class_="answer"),
+        paragraph(
+            difference_text(difference),
+            f" Completions sampled in training, on training prompts, of the first and the last {tenth:,} of "
+            f"{len(steps):,} rollouts, whose prompts may be others; intervals are Wilson's, clustered by prompt. "
+            "Nothing was evaluated on held-out problems: eval_dataset, or an evaluation of the saved model, would tell "
+            "more.",
+        ),
+        ranges(rows, "Accuracy of the rollouts at the beginning and at the end"),
+    ]
 
 
 def _of_training(num_completions: int, num_prompts: int) -> str:
