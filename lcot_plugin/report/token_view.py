@@ -25,6 +25,32 @@ MAX_PIECE = 8
 """Tokens that may share a character: four bytes at most, some tokenizers add an empty one."""
 MAX_SIDE = 900
 """Pixels of an embedded image's longer side."""
+WORDS = (
+    "{source}, record {record}",
+    "{total} tokens: {parts}",
+    "{count} in the loss",
+    "{count} of images",
+    "left out: no tokens",
+    "data set",
+    "template",
+    "gold",
+    "verifier",
+    "finding",
+    "Question",
+    "Thought",
+    "Answer",
+    "The record in its file",
+    "image {number}",
+    "{width} x {height} pixels",
+    "embedded in the data set",
+    "Tokens",
+    "in the loss",
+    "not in the loss",
+    "placeholders",
+    "point at a token, or tap it, for its id",
+)
+"""What a page says in its own words, which LLaMA Board puts into its languages; `{...}` are filled in."""
+_ENGLISH = {words: words for words in WORDS}
 TRAINED, MASKED, FOLDED, RESET = "\x1b[32m", "\x1b[2m", "\x1b[36m", "\x1b[0m"
 
 
@@ -79,13 +105,7 @@ class RecordView:
     @property
     def summary(self) -> str:
         """`1,240 tokens: 488 in the loss, 752 of images`."""
-        if not self.pieces:
-            return "left out: no tokens"
-        parts = [f"{self.num_trained:,} in the loss"]
-        for name, run in _by_placeholder(self.pieces).items():
-            parts.append(f"{run:,} of {name}s")
-        limit = f"; cutoff_len {self.cutoff_len:,}" if self.cutoff_len is not None else ""
-        return f"{self.num_tokens:,} tokens: {', '.join(parts)}{limit}"
+        return _summary(self, _ENGLISH)
 
 
 def token_pieces(
@@ -161,6 +181,17 @@ def visible(text: str) -> str:
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", lambda match: repr(match[0])[1:-1], text)
 
 
+def _summary(view: RecordView, words: Mapping[str, str]) -> str:
+    if not view.pieces:
+        return words["left out: no tokens"]
+    parts = [words["{count} in the loss"].format(count=f"{view.num_trained:,}")]
+    for name, run in _by_placeholder(view.pieces).items():
+        of_kind = f"{{count}} of {name}s"
+        parts.append(words.get(of_kind, of_kind).format(count=f"{run:,}"))
+    limit = f"; cutoff_len {view.cutoff_len:,}" if view.cutoff_len is not None else ""
+    return words["{total} tokens: {parts}"].format(total=f"{view.num_tokens:,}", parts=", ".join(parts)) + limit
+
+
 def _facts(view: RecordView) -> list[tuple[str, str]]:
     """What is said of the record besides its tokens, where it is known."""
     facts = [
@@ -184,21 +215,38 @@ def _by_placeholder(pieces: Sequence[Piece]) -> dict[str, int]:
 # The page.
 
 
-def to_html(view: RecordView) -> str:
-    """One file without references to others: images are embedded, scaled down to 900 pixels."""
+def to_html(view: RecordView, words: Mapping[str, str] = _ENGLISH, *, lang: str = "en") -> str:
+    """One file without references to others: images are embedded, scaled down to 900 pixels.
+
+    words: each of WORDS -> what the page says in its place. lang: the language they are in.
+    """
     sections = [
-        _section("Question", view.question),
-        _section("Thought", view.thought),
-        _section("Answer", view.answer),
-        _section("The record in its file", visible(view.raw)),
+        _section(words["Question"], view.question),
+        _section(words["Thought"], view.thought),
+        _section(words["Answer"], view.answer),
+        _section(words["The record in its file"], visible(view.raw)),
     ]
+    facts = "".join(f"<dt>{words[name]}</dt><dd>{html.escape(value)}</dd>" for name, value in _facts(view))
+    title = words["{source}, record {record}"].format(source=view.source, record=view.record)
     return _PAGE.substitute(
-        title=html.escape(f"{view.source}, record {view.record}"),
-        summary=html.escape(view.summary),
-        facts="".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in _facts(view)),
-        images="".join(_figure(number, image) for number, image in enumerate(view.images, 1)),
+        lang=lang,
+        title=html.escape(title),
+        summary=html.escape(_summary(view, words)),
+        facts=facts,
+        images="".join(_figure(number, image, words) for number, image in enumerate(view.images, 1)),
         sections="".join(sections),
-        tokens=_TOKENS.substitute(tokens="".join(map(_token, view.pieces))) if view.pieces else "",
+        tokens=_tokens(view, words) if view.pieces else "",
+    )
+
+
+def _tokens(view: RecordView, words: Mapping[str, str]) -> str:
+    return _TOKENS.substitute(
+        title=words["Tokens"],
+        trained=words["in the loss"],
+        masked=words["not in the loss"],
+        folded=words["placeholders"],
+        how=words["point at a token, or tap it, for its id"],
+        tokens="".join(map(_token, view.pieces)),
     )
 
 
@@ -206,14 +254,16 @@ def _section(title: str, text: str | None) -> str:
     return f"<section><h2>{title}</h2><pre>{html.escape(text)}</pre></section>" if text else ""
 
 
-def _figure(number: int, image: str | bytes) -> str:
+def _figure(number: int, image: str | bytes, words: Mapping[str, str]) -> str:
+    title = words["image {number}"].format(number=number)
     try:
-        source, size = data_url(image)
+        source, (width, height) = data_url(image)
     except Exception as error:  # a broken image is what the user came to see
-        return f"<figure><p>image {number}: {html.escape(str(error))}</p></figure>"
-    name = html.escape(image.rpartition("/")[2]) if isinstance(image, str) else "embedded in the data set"
-    caption = f"image {number}: {name}, {size[0]} x {size[1]} pixels"
-    return f'<figure><img src="{source}" alt="image {number}"><figcaption>{caption}</figcaption></figure>'
+        return f"<figure><p>{title}: {html.escape(str(error))}</p></figure>"
+    name = html.escape(image.rpartition("/")[2]) if isinstance(image, str) else words["embedded in the data set"]
+    size = words["{width} x {height} pixels"].format(width=width, height=height)
+    caption = f"{title}: {name}, {size}"
+    return f'<figure><img src="{source}" alt="{title}"><figcaption>{caption}</figcaption></figure>'
 
 
 def data_url(image: str | bytes, max_side: int = MAX_SIDE) -> tuple[str, tuple[int, int]]:
@@ -250,7 +300,7 @@ def _token(piece: Piece) -> str:
 
 _PAGE: Any = Template("""\
 <!doctype html>
-<html lang="en">
+<html lang="$lang">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -300,9 +350,9 @@ $tokens
 """)
 
 _TOKENS: Any = Template("""\
-<h2>Tokens</h2>
-<div class="legend"><span class="y">in the loss</span> <span class="n">not in the loss</span>
-<span class="f">placeholders</span> <span class="soft">point at a token, or tap it, for its id</span></div>
+<h2>$title</h2>
+<div class="legend"><span class="y">$trained</span> <span class="n">$masked</span>
+<span class="f">$folded</span> <span class="soft">$how</span></div>
 <div class="tokens">$tokens</div>
 <div id="bar" aria-live="polite"></div>
 <script>

@@ -25,6 +25,7 @@ import yaml
 
 from lcot_plugin.errors import LcotError
 from lcot_plugin.integration.board.failure import printable
+from lcot_plugin.integration.board.preview_texts import words_of
 from lcot_plugin.integration.board.view_texts import LOCALES, text
 from lcot_plugin.report.token_view import RecordView, to_html
 
@@ -195,7 +196,7 @@ def show(engine: Any, data: dict[Any, Any], lang: str, place: int, *, anew: bool
             of_set = [other for other in preview.entries if other.source == entry.source]
             line = text("records_place", lang, place=of_set.index(entry) + 1, total=len(of_set), source=entry.source)
             try:
-                page = to_html(preview.view(entry))
+                page = to_html(preview.view(entry), words_of(lang), lang=lang)
             except PreviewError as error:
                 failed = text("records_failed", lang, source=entry.source, error=printable(str(error), 2000))
                 return place, _note(failed, alert=True), ""
