@@ -68,7 +68,7 @@ GROUPS = (
             ("eval_*accuracy/*", ""),
         ),
         "Share of the judged completions whose answer matches the gold answer. Rollouts are sampled on training "
-        "prompts, evaluations are greedy on held-out problems.",
+        "prompts, evaluations are greedy on the evaluation set.",
         percent=True,
     ),
     Group(

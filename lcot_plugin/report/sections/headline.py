@@ -201,7 +201,9 @@ def _points(difference: Difference) -> str:
 def _what(evaluation: Evaluation, share: Share) -> str:
     """What the shares are of."""
     if evaluation.is_greedy:
-        kind = f"Greedy answers to {count(share.num_problems, 'held-out problem')}; intervals are Wilson's."
+        kind = (
+            f"Greedy answers to {count(share.num_problems, 'problem')} of the evaluation set; intervals are Wilson's."
+        )
     else:
         kind = (
             f"{share.num_samples:,} sampled answers to {count(share.num_problems, 'problem')}; intervals are Wilson's, "
