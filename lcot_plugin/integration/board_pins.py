@@ -97,6 +97,14 @@ BOARD_PINS: tuple[Pin, ...] = (
     ),
     Pin("webui.common", "save_args", _COMMAND, "writes the file in its place", parameters="config_path config_dict"),
     Pin("webui.common", "load_args", _COMMAND, "reads our lines after it", parameters="config_path"),
+    Pin("extras.constants", "LLAMABOARD_CONFIG", _COMMAND, "knows a run's settings by the file's name"),
+    # integration/board/arguments.py
+    Pin(
+        "extras.constants",
+        "CHECKPOINT_NAMES",
+        "integration/board/arguments.py",
+        "sees by these files that a folder holds a finished model, which LLaMA-Factory refuses",
+    ),
     # integration/board/process.py
     Pin(
         "webui.runner",

@@ -32,7 +32,7 @@ def apply(module: ModuleType) -> None:
     import gradio as gr
 
     from lcot_plugin.integration.board import command, loading, process, texts
-    from lcot_plugin.integration.board.arguments import contradictions, faults, merged, written_keys
+    from lcot_plugin.integration.board.arguments import contradictions, faults, folder_faults, merged, written_keys
     from lcot_plugin.integration.board.controls import CONTROLS, DECLARED
     from lcot_plugin.integration.board.panels import tracks
 
@@ -73,7 +73,9 @@ def apply(module: ModuleType) -> None:
             keys = written_keys(controls(self, data))
             if held(self, data, "training_stage") != STAGE_LABEL and not keys and not DECLARED.keys() & extra.keys():
                 return ""
-            found = faults(_parse_train_args(self, data))
+            args = _parse_train_args(self, data)
+            # A configuration can be previewed and saved in front of a folder that it cannot be started in.
+            found = faults(args) if from_preview else [*faults(args), *folder_faults(args)]
         except ValueError as fault:
             found = [str(fault)]
         if found:

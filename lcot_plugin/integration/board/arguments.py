@@ -157,6 +157,22 @@ def faults(args: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def folder_faults(args: Mapping[str, Any]) -> list[str]:
+    """What LLaMA-Factory would say of a folder that holds a model and no checkpoint, before a run is started."""
+    from llamafactory.extras.constants import CHECKPOINT_NAMES
+    from transformers.trainer_utils import get_last_checkpoint
+
+    folder = Path(str(args["output_dir"]))
+    if args.get("overwrite_output_dir") or args.get("resume_from_checkpoint") is not None or not folder.is_dir():
+        return []
+    if get_last_checkpoint(str(folder)) or not any((folder / name).is_file() for name in CHECKPOINT_NAMES):
+        return []
+    return [
+        f"output_dir: {folder} holds a finished model and no checkpoint to go on from. Choose another folder, or "
+        'write over it with {"overwrite_output_dir": true} in the extra arguments.'
+    ]
+
+
 def _grpo_faults(args: Mapping[str, Any]) -> list[str]:
     from lcot_plugin.policy.objectives.checks import check_objective
 

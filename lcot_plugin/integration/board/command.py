@@ -94,10 +94,16 @@ def save_args(path: str, config: Mapping[str, Any]) -> None:
 
 
 def _loading(original: Callable[[str], dict[str, Any] | None]) -> Callable[[str], dict[str, Any] | None]:
+    from llamafactory.extras.constants import LLAMABOARD_CONFIG
+
     def load_args(path: str) -> dict[str, Any] | None:
         config = original(path)
+        if config is None and Path(path).name == LLAMABOARD_CONFIG:
+            return {}  # a run that was started in a shell has none, for which the Board does not look out
         if config is None:
             return None
+        if not isinstance(config, dict):
+            raise gr.Error(f"{path} holds no configuration of the Board: {type(config).__name__} instead of keys.")
         lines = Path(path).read_text(encoding="utf-8").splitlines()
         ours = controls_of([line.removeprefix(MARK) for line in lines if line.startswith(MARK)], path)
         return {**config, **{f"train.{name}": value for name, value in ours.items()}}

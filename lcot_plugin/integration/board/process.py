@@ -297,8 +297,10 @@ def _where(run: BoardRun, checkpoint: Path | None) -> str:
         return text("end_no_checkpoint", run.lang)
     told = text("end_checkpoint", run.lang, step=step_of(checkpoint), path="").rstrip(" .。")
     command = resume_command(run.folder, run.arguments, checkpoint)
-    name = run.folder.name
-    return "\n\n".join([told, fenced(str(checkpoint)), text("end_resume", run.lang, name=f"`{name}`"), fenced(command)])
+    # With overwrite_output_dir, Start would begin anew.
+    how = "end_resume_shell" if run.arguments.get("overwrite_output_dir") else "end_resume"
+    going_on = text(how, run.lang, name=f"`{run.folder.name}`")
+    return "\n\n".join([told, fenced(str(checkpoint)), going_on, fenced(command)])
 
 
 def _failed(run: BoardRun, code: int, failure: Failure) -> Ending:

@@ -182,6 +182,13 @@ SENTENCES: dict[str, tuple[str, str, str, str, str]] = {
         "여기서 이어 가려면 같은 출력 디렉토리({name})로 시작을 누르거나 셸에서 실행하십시오:",
         "ここから続けるには、同じ出力ディレクトリ（{name}）で開始を押すか、シェルで実行してください：",
     ),
+    "end_resume_shell": (
+        "To go on from there, run in a shell (Start would begin anew: overwrite_output_dir is set):",
+        "Чтобы продолжить с этого места, выполните (кнопка начала начнёт заново: задан overwrite_output_dir):",
+        "要从此处继续，请在命令行中运行（已设置 overwrite_output_dir，点击开始会从头训练）：",
+        "여기서 이어 가려면 셸에서 실행하십시오(overwrite_output_dir이 설정되어 시작을 누르면 처음부터 합니다):",
+        "続けるにはシェルで実行してください（overwrite_output_dir があるため、「開始」では最初からになります）：",
+    ),
     # Failures
     "fail_title": (
         "The run has failed.",

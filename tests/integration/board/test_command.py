@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,40 @@ def test_what_was_loaded_is_not_overwritten_by_the_board_s_events(board: Board) 
     assert stage.fn("GRPO") == ([], False)
     assert model("Custom")[1] == "default"
     assert model("lcot-demo-Qwen2.5-VL-1M") == (str(MODEL_DIR), "qwen2_vl")
+
+
+def test_the_folder_of_a_run_that_was_started_in_a_shell_can_be_chosen(board: Board) -> None:
+    folder = Path("saves/Custom/lora/shell")
+    folder.mkdir(parents=True)
+    with pytest.warns(UserWarning, match="Output dir already exists"):
+        values = board.engine.runner.check_output_dir("en", "Custom", "lora", "shell")
+    assert values[board.elem("train.output_box")].startswith("Output dir already exists")
+
+
+def test_a_file_that_is_no_configuration_is_told(board: Board, tmp_path: Path) -> None:
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(gr.Error, match="list instead of keys"):
+        board.engine.runner.load_args("en", str(tmp_path / "list.yaml"))
+
+
+def test_a_finished_run_s_folder_is_refused_before_a_second_start(board: Board) -> None:
+    folder = Path("saves/Custom/lora/finished")
+    folder.mkdir(parents=True)
+    (folder / "adapter_model.safetensors").touch()
+    settings = {"output_dir": "finished"}
+
+    def start(**changed: Any) -> str:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that there is no GPU
+            return board.engine.runner._initialize(board.inputs(**settings, **changed), True, False)
+
+    assert "holds a finished model and no checkpoint to go on from" in start()
+    with pytest.raises(ValueError, match="overwrite_output_dir"):
+        parse(board.engine.runner._parse_train_args(board.inputs(**settings)))
+    assert start(extra_args='{"overwrite_output_dir": true}') == ""
+    assert "--output_dir" in board.preview(**settings)
+    (folder / "checkpoint-3").mkdir()
+    assert start() == ""
 
 
 def in_page(session: str) -> gr.Request:

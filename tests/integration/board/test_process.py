@@ -199,7 +199,9 @@ def test_with_overwrite_output_dir_the_checkpoint_is_named_to_resume_from(start:
     next(page)
     wait_for(runner, "ready")
     runner.set_abort()
-    assert f"resume_from_checkpoint={run_of(runner).folder / 'checkpoint-3'}" in box(list(page))
+    said = box(list(page))
+    assert f"resume_from_checkpoint={run_of(runner).folder / 'checkpoint-3'}" in said
+    assert "Start would begin anew" in said
 
 
 def test_a_run_that_somebody_else_ended_is_no_failure(start: Start) -> None:
