@@ -200,8 +200,10 @@ def show(engine: Any, data: dict[Any, Any], lang: str, place: int, *, anew: bool
             except PreviewError as error:
                 failed = text("records_failed", lang, source=entry.source, error=printable(str(error), 2000))
                 return place, _note(failed, alert=True), ""
-    except (LcotError, ValueError, KeyError, TypeError, OSError) as error:
+    except LcotError as error:
         return 0, _note(printable(str(error), 2000), alert=True), ""
+    except Exception as error:  # a model, a processor or a data set that cannot be loaded fails in ways of its own
+        return 0, _note(printable(f"{type(error).__name__}: {error}", 2000), alert=True), ""
     return place, _note(line), FRAME.format(title=escape(line), page=escape(page))
 
 

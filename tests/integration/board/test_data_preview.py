@@ -125,6 +125,16 @@ def test_settings_that_are_no_run_s(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "abc" in show(board, CHOSEN, "en", 0)[1]
 
 
+def test_a_library_that_fails_in_its_own_way_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no <processor> for this model")
+
+    monkeypatch.setattr(data_preview, "preview_of", fails)
+    place, note, frame = show(engine(), CHOSEN, "en", 3)
+    assert (place, frame) == (0, "")
+    assert "RuntimeError: no &lt;processor&gt; for this model" in note and 'role="alert"' in note
+
+
 def test_a_preview_is_made_once_and_anew_when_asked(tmp_path: Path) -> None:
     folder = own_set(tmp_path, [{"question": "one?", "answer": "1"}])
     board = engine(stage="sft", dataset="own", dataset_dir=folder)
