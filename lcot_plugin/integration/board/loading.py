@@ -39,7 +39,8 @@ def session_of(runner: Any, request: gr.Request | None) -> Session:
     """The session that an event comes from; calls from outside a page share one."""
     sessions: OrderedDict[str | None, Session] = vars(runner).setdefault(_ATTRIBUTE, OrderedDict())
     key = request.session_hash if request is not None else None
-    found = sessions[key] = sessions.pop(key, None) or Session()
+    found = sessions.setdefault(key, Session())
+    sessions.move_to_end(key)
     while len(sessions) > MAX_SESSIONS:
         sessions.popitem(last=False)
     return found
