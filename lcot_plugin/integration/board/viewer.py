@@ -37,8 +37,8 @@ PAGE = 20
 COLOURED_PAGE = 5
 OPEN_SECONDS = 0.4
 """Of reading a file for a page; what is left is read on beside it."""
-PAUSE = 0.05
-"""Seconds between two parts of that."""
+PART_SECONDS, PAUSE = 0.1, 0.05
+"""Of a part of that, for which a page may have to wait, and between two of them."""
 PAGE_PICTURE_BYTES = 8_000_000
 PAGE_CHARS = 12_000
 """Of one completion on a page of many."""
@@ -75,7 +75,7 @@ class OpenFile:
             time.sleep(PAUSE)  # whoever waits for a page comes first
             with self.lock:
                 try:
-                    self.table.refresh(OPEN_SECONDS)
+                    self.table.refresh(PART_SECONDS)
                 except (LcotError, OSError):
                     return  # the next page meets it too, and says so
                 complete = self.table.complete
