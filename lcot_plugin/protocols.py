@@ -49,7 +49,10 @@ class RunWatcher(Protocol):
 
     def phase(self, name: str | None, total: int | None = None) -> None:
         """A part of the run begins: `rollout`, `score`, `prepare`, `update`, as the metrics `time/...` name them,
-        `evaluation`, or while it loads `data`, `model`, `engine`; None: nothing that has a name. `total`: of what `advance` counts."""
+        `evaluation`, or while it loads `data`, `model`, `engine`; None: nothing that has a name.
+
+        total: of what `advance` counts.
+        """
         ...
 
     def advance(self, number: int = 1) -> None:
