@@ -162,17 +162,18 @@ class CompletionsTable:
 
     def refresh(self, seconds: float | None = None) -> bool:
         """Takes in what the run has written since, and what `open` had no time for; returns whether there was any."""
+        changed = False
         try:
-            changed = self._index.grow(seconds)
+            while self._index.grow(seconds):
+                changed = True
+                self._bounds = self._group_bounds()
+                self._found.clear()
+                if self.num_groups or self.complete:  # else: one group that is larger than what was read
+                    break
         except LcotError:
             self._bounds = np.zeros(1, np.int64)  # as the index is: empty
             self._found.clear()
             raise
-        if changed:
-            self._bounds = self._group_bounds()
-            self._found.clear()
-            if not self.num_groups and not self.complete:  # one group that is larger than what was read
-                self.refresh(seconds)
         return changed
 
     @property
