@@ -307,8 +307,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "init":
             from lcot_plugin.recipes import copy_recipes
 
-            for path in copy_recipes(arguments.folder, overwrite=arguments.force):
+            copied = copy_recipes(arguments.folder, overwrite=arguments.force)
+            for path in copied:
                 print(path)
+            print(f"{len(copied)} files. Next: cd {arguments.folder}; llamafactory-cli train yaml_recipes/sft.yaml")
             return 0
         return doctor(**vars(arguments))
     except (LcotError, UnsupportedVersionError) as error:
@@ -422,7 +424,8 @@ def report(folders: Sequence[Path], out: Path | None, title: str | None, max_rol
     for note in written.notes:
         print(visible(note))
     runs = f"{written.num_runs:,} run{'s' if written.num_runs > 1 else ''}"
-    print(visible(f"{written.path}: {written.num_bytes / 1e6:.1f} MB, {runs}"))
+    size = f"{written.num_bytes / 1e6:.1f} MB" if written.num_bytes >= 1e5 else f"{written.num_bytes / 1e3:.0f} kB"
+    print(visible(f"{written.path}: {size}, {runs}"))
     return 0
 
 

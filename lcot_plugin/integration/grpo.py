@@ -264,6 +264,7 @@ def train(trainer: GrpoTrainer, training_args: Any, finetuning_args: Any) -> Non
     trainer.save_metrics("train", result.metrics)
     trainer.save_state()
     logger.info_rank0(trainer.health.summary())
+    logger.info_rank0(f"`lcot report {training_args.output_dir}` makes one page of it all.")
     if trainer.dynamic_sampling.num_places:
         logger.info_rank0(trainer.dynamic_sampling.summary())
     if trainer.is_world_process_zero() and finetuning_args.plot_loss:

@@ -168,9 +168,14 @@ def same_set(left: Evaluation, right: Evaluation, source: str | None = None) -> 
 
 
 def nearly_whole(same: Sequence[Evaluation]) -> list[Evaluation]:
-    """Of evaluations of the same problems those that are no beginning of one: it goes on, or was cut."""
-    most = max((len(evaluation.problems) for evaluation in same), default=0)
-    return [evaluation for evaluation in same if len(evaluation.problems) >= MIN_COMMON * most]
+    """Of evaluations of the same problems those that are no beginning of one: it goes on, or was cut.
+
+    That is told within a run, whose evaluations are alike; another run may well have asked fewer (`max_samples`).
+    """
+    most: Counter[str] = Counter()
+    for evaluation in same:
+        most[evaluation.run] = max(most[evaluation.run], len(evaluation.problems))
+    return [evaluation for evaluation in same if len(evaluation.problems) >= MIN_COMMON * most[evaluation.run]]
 
 
 def by_set(evaluations: Sequence[Evaluation]) -> list[list[Evaluation]]:

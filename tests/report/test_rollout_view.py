@@ -178,7 +178,7 @@ def test_a_thought_without_end_or_answer(tmp_path: Path) -> None:
     page = first_page(
         tmp_path, [completion_line(completion="on and on"), completion_line(0, 1, completion="a</think>\n")]
     )
-    assert page.text("lcot-note") == "The thought was never closed: there is no answer.Nothing was written here."
+    assert page.text("lcot-note") == "The thought was never closed: nothing comes after it.Nothing was written here."
 
 
 def test_lines_that_say_little(tmp_path: Path) -> None:

@@ -149,6 +149,20 @@ def test_an_evaluation_that_goes_on_is_compared_over_what_it_has(tmp_path: Path)
     assert re.search(r"run 9 1 100\.0%", words), "the table has every evaluation"
 
 
+def test_another_run_may_have_been_asked_fewer_problems(tmp_path: Path) -> None:
+    """Evaluations of a training on all problems, and of what it made on the first of them (`max_samples`)."""
+    whole, few = tmp_path / "a", tmp_path / "b"
+    lines = [completion(step=0, sample="greedy", record=n, right=n < 6, length=9) for n in range(100)]
+    asked = [completion(step=0, sample="greedy", record=n, right=n < 18, length=9) for n in range(20)]
+    for folder, written in ((whole, lines), (few, asked)):
+        folder.mkdir()
+        write_lines(folder / "eval_completions.jsonl", written)
+    _, words = report(whole, few)
+    assert "Accuracy rose from 30.0% (a) to 90.0% (b)" in words
+    assert "80 problems that only one was asked left out" in words
+    assert "One evaluation" not in words
+
+
 def test_grpo_without_completions_is_told_by_its_reward(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
@@ -175,7 +189,7 @@ def test_training_alone_is_told_by_its_rollouts(tmp_path: Path) -> None:
 
 def test_an_evaluation_folder(tmp_path: Path) -> None:
     checker, words = report(write_evaluation(tmp_path / "eval", 0.5, num_samples=2))
-    assert "Accuracy is" in words and "One evaluation says nothing of before and after." in words
+    assert "Accuracy is" in words and "One evaluation: that says nothing of before and after." in words
     assert "curves" not in checker.ids
     assert "The picture is not where the run found it." in words
 

@@ -25,7 +25,13 @@ from lcot_plugin.integration.recipe_doctor.memory import (
     vision_bytes,
 )
 from lcot_plugin.integration.recipe_doctor.sets import entry_lines, record_lines
-from lcot_plugin.integration.recipe_doctor.settings import offloads, pack_budget, read_settings, zero_stage
+from lcot_plugin.integration.recipe_doctor.settings import (
+    looks_local,
+    offloads,
+    pack_budget,
+    read_settings,
+    zero_stage,
+)
 from lcot_plugin.integration.recipe_doctor.shape import count, empty_model
 from lcot_plugin.integration.recipe_doctor.speed import decode_seconds, measure_device, update_seconds
 from lcot_plugin.integration.refusals import RunArguments
@@ -96,7 +102,8 @@ def examine_data_and_model(
         # Without its sets a recipe has no data to read; the tokenizer is wanted all the same.
         recipe = read_recipe(found.config, changes, datasets=",".join(here) or "none")
     except LcotError as error:
-        found.add(Line(SKIPPED if _on_a_hub(run) else WRONG, "model", _why_no_model(run, error)))
+        is_here = Path(str(run.model.model_name_or_path)).is_dir()
+        found.add(Line(WRONG if is_here else SKIPPED, "model", _why_no_model(run, error)))
         return
     if here:
         measures, lines = record_lines(recipe, run, found.num_records)
@@ -106,10 +113,16 @@ def examine_data_and_model(
 
 
 def _on_a_hub(run: RunArguments) -> bool:
-    return not Path(str(run.model.model_name_or_path)).is_dir()
+    name = str(run.model.model_name_or_path)
+    return not Path(name).is_dir() and not looks_local(name)
 
 
 def _why_no_model(run: RunArguments, error: LcotError) -> str:
+    if not Path(str(run.model.model_name_or_path)).is_dir() and not _on_a_hub(run):
+        return (
+            f"{run.model.model_name_or_path} is not there yet, so template, lengths, golds and memory were not looked "
+            "at: name the model that it will be made of, model_name_or_path=..., to have an estimate now."
+        )
     if _on_a_hub(run) and os.environ.get("HF_HUB_OFFLINE") == "1":
         return (
             f"{run.model.model_name_or_path} is not on this machine, so template, lengths, golds and memory were not "
@@ -342,8 +355,9 @@ def _say_time(
         return
     found.estimates["least_seconds"] = seconds
     parts = ", ".join(f"{name} {value:,.1f} s" for name, value in seconds.items())
-    text = f"at least {parts} where everything has its full length, on {device.name} ({device.operations / 1e12:,.2f} "
-    found.add(Line(NOTE, "time per step", f"{text}TFLOP/s and {device.bandwidth / 1e9:,.0f} GB/s measured here)"))
+    rates = f"{device.operations / 1e12:,.2f} TFLOP/s and {device.bandwidth / 1e9:,.0f} GB/s measured here"
+    longest = f"at least {parts} for completions and prompts as long as their caps allow, shorter ones in proportion"
+    found.add(Line(NOTE, "longest step", f"{longest}; on {device.name} ({rates})"))
 
 
 def finish(found: Examination, json_file: Path | None) -> int:
@@ -351,7 +365,8 @@ def finish(found: Examination, json_file: Path | None) -> int:
     num_wrong = sum(line.level == WRONG for line in found.lines)
     num_notes = sum(line.level == NOTE for line in found.lines)
     notes = f"; {num_notes} note{'s' if num_notes != 1 else ''}" if num_notes else ""
-    print(f"{num_wrong} of {len(found.lines)} findings are wrong{notes}" if num_wrong else f"nothing is wrong{notes}")
+    what = "fault" if num_wrong == 1 else "faults"
+    print(f"{num_wrong} {what} found{notes}" if num_wrong else f"nothing is wrong{notes}")
     if json_file is not None:
         result = {
             "ok": not num_wrong,

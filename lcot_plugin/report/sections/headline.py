@@ -118,7 +118,10 @@ def _evaluated(subjects: Sequence[Subject]) -> list[Html]:
     share = largest.accuracy()
     assert share is not None
     answer = tag("p", "Accuracy is ", tag("span", percent(share.value), class_="after"), class_="answer")
-    what = paragraph(f"{_what(largest, share)} One evaluation says nothing of before and after.")
+    number = len(evaluations)
+    others = f"No two of {number} evaluations are of the same problems" if number > 1 else "One evaluation"
+    advice = "eval_strategy: steps in a training, or lcot report BEFORE AFTER with an evaluation of each, gives two."
+    what = paragraph(f"{_what(largest, share)} {others}: that says nothing of before and after. {advice}")
     rows = [_row(largest, source, AFTER) for source in _sources(largest)]
     return [answer, what, ranges([row for row in rows if row], "Accuracy by data set")]
 

@@ -82,6 +82,13 @@ def test_a_model_that_is_not_here_is_not_fetched(tmp_path: Path, monkeypatch: py
     assert "--download" in texts(result, "skip")
 
 
+def test_a_model_that_a_recipe_makes_is_not_looked_for_on_a_hub(tmp_path: Path) -> None:
+    code, result = doctor(tmp_path, "model_name_or_path=saves/sft")
+    assert code == 1  # the recipe that makes it is named
+    assert "saves/sft is not there yet, so template" in texts(result, "skip")
+    assert "--download" not in texts(result, "skip")
+
+
 def test_a_data_set_that_is_not_listed(tmp_path: Path) -> None:
     code, result = doctor(tmp_path, MODEL, "dataset=demo_rll")
     assert code == 1
