@@ -44,7 +44,10 @@ QUIET_AFTER = 60.0
 """Seconds without a word after which a running run's last one is dated."""
 LIVING = ("starting", "loading", "running", "stopping")
 MAX_MESSAGE = 2000
+LOG_CLASS = "lcot-log"
+"""Of the box with the run's output: thousands of lines that would make the page as long. It stays at its newest ones."""
 STYLE = """<style>
+.lcot-log { max-height: 36rem; overflow: auto; display: flex; flex-direction: column-reverse; }
 #lcot_live .lcot-status { display: flex; flex-wrap: wrap; gap: .2rem .9rem; align-items: baseline; }
 #lcot_live .lcot-status strong { font-size: 1.05em; }
 #lcot_live progress { width: 100%; height: .6rem; }

@@ -94,6 +94,7 @@ def compose_train_tab(engine: Any, create_train_tab: Callable[[Any], dict[str, A
     ):
         board = create_train_tab(engine)
     manager.add_elems("train", {**board, **made.components})  # what follows may ask the manager for them
+    board["output_box"].elem_classes = [live.LOG_CLASS]
     panels.connect(engine, made)
     records = data_preview.create_data_preview(engine, inputs)
     place(tab, records["records_box"], after=board["dataset"])
