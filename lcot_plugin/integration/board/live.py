@@ -45,7 +45,7 @@ QUIET_AFTER = 60.0
 LIVING = ("starting", "loading", "running", "stopping")
 MAX_MESSAGE = 2000
 LOG_CLASS = "lcot-log"
-"""Of the box with the run's output, whose thousands of lines would make the page as long. It stays at the newest ones."""
+"""Of the box with the run's output, whose thousands of lines would make the page as long; it stays at the newest."""
 STYLE = """<style>
 .lcot-log { max-height: 36rem; overflow: auto; display: flex; flex-direction: column-reverse; }
 #lcot_live .lcot-status { display: flex; flex-wrap: wrap; gap: .2rem .9rem; align-items: baseline; }
