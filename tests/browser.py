@@ -298,6 +298,15 @@ def horizontal_overflow(page: Page) -> int:
 
 
 def layout_faults(page: Page, scope: str = "body") -> list[str]:
+    """`layout_faults_now` once what opens and folds has come to rest, at the latest after ten looks."""
+    for _ in range(10):
+        if not (faults := layout_faults_now(page, scope)):
+            return []
+        page.wait_for_timeout(300)
+    return faults
+
+
+def layout_faults_now(page: Page, scope: str = "body") -> list[str]:
     """What a reader could not read within the elements of the selector `scope`, in words; [] where all is well.
 
     A text that lies over another one or over a control, and a text that is cut by a box that does not scroll. Open

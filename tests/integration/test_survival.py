@@ -359,7 +359,7 @@ run_forwarding([sys.executable, "-c", {child!r}, sys.argv[1]], env=dict(os.envir
 
 
 def test_the_launcher_without_signals_is_subprocess_run(capfd: pytest.CaptureFixture[str]) -> None:
-    module: Any = SimpleNamespace()
+    module: Any = SimpleNamespace(__file__="launcher.py")
     launcher.apply(module)
     show = "import os; print(os.environ['TORCH_ELASTIC_SHUTDOWN_TIMEOUT'])"
     done = module.subprocess.run([sys.executable, "-c", show], env=dict(os.environ), check=True)

@@ -80,7 +80,7 @@ def examine(
     written, run, plan, lines = read_settings(config, found.overrides, num_processes, dry_run)
     found.add(*lines)
     if run is not None:
-        here, entries = entry_lines(run)
+        here, entries = entry_lines(run, dry_run)
         found.add(*entries)
         if dry_run:
             found.add(Line(SKIPPED, "model and data", "--dry-run: nothing was opened"))

@@ -22,6 +22,7 @@ from lcot_plugin.integration.data_check import Check, check_findings, check_gold
 from lcot_plugin.integration.data_command import measure
 from lcot_plugin.integration.data_sets import DataRecipe, Findings, golds_of, tokenise_set
 from lcot_plugin.integration.recipe_doctor.lines import GOOD, NOTE, SKIPPED, SUBJECT_WIDTH, WRONG, Line
+from lcot_plugin.integration.recipe_doctor.settings import looks_local
 from lcot_plugin.integration.refusals import RunArguments
 from lcot_plugin.types import RecordFault
 
@@ -35,11 +36,13 @@ def set_names(run: RunArguments) -> list[str]:
     return list(dict.fromkeys([*(run.data.dataset or []), *(run.data.eval_dataset or [])]))
 
 
-def entry_lines(run: RunArguments) -> tuple[list[str], list[Line]]:
-    """The sets whose files are on this machine, and findings about all entries."""
+def entry_lines(run: RunArguments, dry_run: bool) -> tuple[list[str], list[Line]]:
+    """The sets that are on this machine, and findings about all entries. dry_run: files need not be there yet."""
     folder, names = run.data.dataset_dir, set_names(run)
     if not isinstance(folder, str) or folder == "ONLINE" or folder.startswith("REMOTE:"):
         return [], [Line(SKIPPED, "data sets", f"dataset_dir {folder} is not on this machine")]
+    if dry_run and looks_local(folder) and not Path(folder).exists():
+        return [], [Line(NOTE, "data sets", f"dataset_dir {folder} is not there yet")]
     try:
         check_dataset_names(names, folder, "dataset_dir")
     except LcotError as error:
@@ -57,15 +60,15 @@ def entry_lines(run: RunArguments) -> tuple[list[str], list[Line]]:
             advice = """add `"gold": "COLUMN"` to its `columns`, or write `"formatting": "lcot_auto"`."""
             lines.append(Line(WRONG, "data set", f"{name} names no column of gold answers: {advice}"))
             continue
-        line, is_here = _place(name, entries[name], Path(folder))
+        line, is_here = _place(name, entries[name], Path(folder), NOTE if dry_run else WRONG)
         lines.append(line)
         if is_here:
             here.append(name)
     return here, lines
 
 
-def _place(name: str, entry: Mapping[str, Any], folder: Path) -> tuple[Line, bool]:
-    """Where a set comes from, and whether it is here."""
+def _place(name: str, entry: Mapping[str, Any], folder: Path, missing: str) -> tuple[Line, bool]:
+    """Where a set comes from, and whether it is here. missing: the level of a file that is not."""
     for key, site in (("hf_hub_url", "Hugging Face"), ("ms_hub_url", "ModelScope"), ("om_hub_url", "Openmind")):
         if key in entry:
             return Line(NOTE, "data set", f"{name}: from {site}, {entry[key]}"), False
@@ -73,7 +76,7 @@ def _place(name: str, entry: Mapping[str, Any], folder: Path) -> tuple[Line, boo
     if "cloud_file_name" in entry:
         return Line(NOTE, "data set", f"{name}: from {entry['cloud_file_name']}"), False
     if not file.exists():
-        return Line(WRONG, "data set", f"{name}: there is no {file}"), False
+        return Line(missing, "data set", f"{name}: there is no {file}"), False
     return Line(GOOD, "data set", f"{name}: {file}"), True
 
 
