@@ -35,7 +35,7 @@ from lcot_plugin.report.runs import eval_completion_files, find_runs
 PAGE = 20
 """Groups of a page; of coloured ones, whose every token is an element of its own, COLOURED_PAGE."""
 COLOURED_PAGE = 5
-OPEN_SECONDS = 0.4
+OPEN_SECONDS = 0.3
 """Of reading a file for a page; what is left is read on beside it."""
 PART_SECONDS, PAUSE = 0.1, 0.05
 """Of a part of that, for which a page may have to wait, and between two of them."""
