@@ -11,6 +11,7 @@ from pathlib import Path
 import transformers
 import twins
 from twins import (
+    QWEN3_VISION,
     QWEN_CHAT,
     QWEN_END_TOKENS,
     TEXT,
@@ -21,6 +22,8 @@ from twins import (
     fast_image_processor,
     mrope,
     named_tokenizer,
+    qwen2_vl_processing,
+    qwen3_vl_processor,
     qwen_image_tokens,
     qwen_tokenizer,
     token_ids,
@@ -72,14 +75,7 @@ def qwen2_vl(directory: Path) -> Blueprint:
         },
         **qwen_image_tokens(tokenizer),
     )
-    processor = transformers.Qwen2VLProcessor(
-        image_processor=fast_image_processor("Qwen2VLImageProcessor")(
-            patch_size=14, min_pixels=56 * 56, max_pixels=28 * 28 * 64
-        ),
-        tokenizer=tokenizer,
-        video_processor=transformers.Qwen2VLVideoProcessor(patch_size=14),
-        chat_template=QWEN_CHAT,
-    )
+    processor = transformers.Qwen2VLProcessor(**qwen2_vl_processing(tokenizer))
     return Blueprint(transformers.Qwen2VLForConditionalGeneration, config, processor, QWEN_END_TOKENS)
 
 
@@ -106,28 +102,10 @@ def qwen3_5(directory: Path) -> Blueprint:
             "linear_num_key_heads": 2,
             "linear_num_value_heads": 4,
         },
-        vision_config={
-            "depth": 2,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_heads": 2,
-            "out_hidden_size": TEXT["hidden_size"],
-            "patch_size": 16,
-            "num_position_embeddings": 64,
-        },
+        vision_config=QWEN3_VISION,
         **qwen_image_tokens(tokenizer),
     )
-    processor = transformers.Qwen3VLProcessor(
-        image_processor=fast_image_processor("Qwen2VLImageProcessor")(
-            patch_size=16,
-            size={"shortest_edge": 64 * 64, "longest_edge": 32 * 32 * 64},
-            image_mean=[0.5] * 3,
-            image_std=[0.5] * 3,
-        ),
-        tokenizer=tokenizer,
-        video_processor=transformers.Qwen3VLVideoProcessor(),
-        chat_template=QWEN3_5_CHAT,
-    )
+    processor = qwen3_vl_processor(tokenizer, QWEN3_5_CHAT)
     return Blueprint(transformers.Qwen3_5ForConditionalGeneration, config, processor, QWEN_END_TOKENS)
 
 
