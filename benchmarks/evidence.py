@@ -1,13 +1,16 @@
-"""What the paper's claim rests on, in miniature: SFT of six kinds, RL after each, over five seeds.
+"""What the paper's claim rests on, in miniature: SFT of six kinds, RL after each, over five seeds; two remedies.
 
     python benchmarks/evidence.py [--quick] [--seeds 1 2 3 4 5] [--arms long short ...] [--output saves/evidence]
 
 Every SFT takes 300 steps of 16 records from the embedded model (see evidence_data.py for the sets), every RL 100 steps
 of 16 prompts x 8 completions on the shipped problems, every evaluation the shipped 400 held-out problems, greedily.
-`none` is RL without SFT. Each stage is a process of its own, as `lcot train` starts it; what has been evaluated is not
-run again, so the same command goes on where it was stopped. Prints a table, writes a plot, and, as its last line, JSON:
-the mean accuracies in percent by arm with half their 95 % interval over seeds (Student's t). `--quick` evaluates the
-base model on a few problems in about a minute, to check the machinery.
+`none` is RL without SFT. The remedies are for RL after little SFT: a KL penalty, and problems chosen by their pass
+rate, which `lcot data difficulty` measures with 8 answers to each of the 2,000.
+
+Each stage is a process of its own, as `lcot train` starts it; what has been evaluated is not run again, so the same
+command goes on where it was stopped. Prints a table, writes a plot, and, as its last line, JSON: the mean accuracies in
+percent by arm with half their 95 % interval over seeds (Student's t). `--quick` evaluates the base model on a few
+problems in about a minute, to check the machinery.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -31,7 +35,12 @@ from evidence_data import SETS, write_sets  # noqa: E402
 
 from lcot_plugin.demo.arms import BASE_MODEL, Stage, run_stage  # noqa: E402
 
-ARMS = ("none", *SETS)
+REMEDIES: dict[str, tuple[str, dict[str, float]]] = {
+    "quarter_kl": ("quarter", {"grpo_beta": 0.04}),
+    "quarter_chosen": ("quarter", {"grpo_min_pass_rate": 0.3, "grpo_max_pass_rate": 0.95}),
+}
+"""RL with other keys, on the SFT model of another arm."""
+ARMS = ("none", *SETS, *REMEDIES)
 TITLES = {
     "none": "no SFT",
     "long": "long CoT",
@@ -40,6 +49,8 @@ TITLES = {
     "quarter": "long CoT, a quarter",
     "easy": "long CoT, easy only",
     "hard": "long CoT, hard only",
+    "quarter_kl": "a quarter, KL penalty",
+    "quarter_chosen": "a quarter, RL on 3 to 7 of 8",
 }
 STEPS = 300
 
@@ -67,23 +78,37 @@ def trained(stage: Stage) -> Path:
     return stage.output
 
 
+def measured_problems(seed: int, model: Path, folder: Path) -> dict[str, Any]:
+    """The keys of the RL problems with the pass rates of a model; measured once."""
+    out = folder / "difficulty"
+    if not (out / "dataset_info.json").exists():
+        print(f"{time.strftime('%H:%M')} {seed}: pass rates of the RL problems", flush=True)
+        overrides = [f"model_name_or_path={model}", f"output_dir={folder}", f"seed={seed}"]
+        command = [sys.executable, "-m", "lcot_plugin", "data", "difficulty", "yaml_recipes/grpo.yaml", *overrides]
+        subprocess.run([*command, "--rollouts", "8", "--out", str(out)], cwd=ROOT, check=True)
+    return {"dataset_dir": out}
+
+
 def run_arm(arm: str, seed: int, output: Path) -> dict[str, float]:
     """Accuracies after SFT and after RL."""
-    folder = output / f"seed_{seed}" / arm
+    sft_arm, rl_keys = REMEDIES.get(arm, (arm, {}))
+    folder, sft_folder = output / f"seed_{seed}" / arm, output / f"seed_{seed}" / sft_arm
     model, results = BASE_MODEL, {}
     if arm != "none":
         keys = {
             "model_name_or_path": BASE_MODEL,
-            "output_dir": folder / "sft",
-            "dataset": arm,
+            "output_dir": sft_folder / "sft",
+            "dataset": sft_arm,
             "dataset_dir": output / "data",
             "max_steps": STEPS,
             "seed": seed,
         }
-        model = trained(Stage(f"{seed} {arm}: SFT", "sft.yaml", folder / "sft", keys))
-    results["sft"] = evaluated(f"{seed} {arm}", model, folder / "sft_eval", {})["eval_accuracy"]
+        model = trained(Stage(f"{seed} {sft_arm}: SFT", "sft.yaml", sft_folder / "sft", keys))
+    results["sft"] = evaluated(f"{seed} {sft_arm}", model, sft_folder / "sft_eval", {})["eval_accuracy"]
     keys = {"model_name_or_path": model, "output_dir": folder / "rl", "seed": seed, "grpo_log_completions": False}
-    after = trained(Stage(f"{seed} {arm}: RL", "grpo.yaml", folder / "rl", keys))
+    if "grpo_min_pass_rate" in rl_keys:
+        keys |= measured_problems(seed, model, folder)
+    after = trained(Stage(f"{seed} {arm}: RL", "grpo.yaml", folder / "rl", keys | rl_keys))
     results["rl"] = evaluated(f"{seed} {arm}, RL", after, folder / "rl_eval", {})["eval_accuracy"]
     return results
 
@@ -100,12 +125,12 @@ def interval(values: Sequence[float]) -> float:
 def print_table(found: Mapping[str, Mapping[str, Sequence[float]]], num_seeds: int) -> dict[str, Any]:
     """Means and intervals; returns them."""
     print(f"\ngreedy accuracy in %, mean of {num_seeds} seeds, +- half the 95 % interval")
-    print(f"{'SFT':<22}{'after SFT':>16}{'after RL':>16}{'gain by RL':>16}")
+    print(f"{'SFT':<30}{'after SFT':>16}{'after RL':>16}{'gain by RL':>16}")
     summary: dict[str, Any] = {}
     for arm, stages in found.items():
         gains = [after - before for before, after in zip(stages["sft"], stages["rl"], strict=True)]
         cells = [(fmean(values), interval(values)) for values in (stages["sft"], stages["rl"], gains)]
-        print(f"{TITLES[arm]:<22}" + "".join(f"{f'{mean:.1f} +- {half:.1f}':>16}" for mean, half in cells))
+        print(f"{TITLES[arm]:<30}" + "".join(f"{f'{mean:.1f} +- {half:.1f}':>16}" for mean, half in cells))
         names = ("after_sft", "after_rl", "gain")
         summary[arm] = {name: [round(mean, 2), round(half, 2)] for name, (mean, half) in zip(names, cells, strict=True)}
     return summary
