@@ -17,7 +17,6 @@ from lcot_plugin.report.shown_text import visible
 
 MAX_CELL = 600
 """Characters of a table's cell; what is longer is cut, and says so."""
-WHITE_SPACE = {"\t": " ", "\n": " ", "\r": " "}
 
 
 class Html(str):

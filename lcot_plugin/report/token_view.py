@@ -12,7 +12,6 @@ import base64
 import html
 import io
 import itertools
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,8 @@ from string import Template
 from typing import Any
 
 from PIL import Image
+
+from lcot_plugin.report.shown_text import escaped, visible
 
 MAX_PIECE = 8
 """Tokens that may share a character: four bytes at most, some tokenizers add an empty one."""
@@ -176,11 +177,6 @@ def _folded(piece: Piece) -> str:
     return f"[{piece.placeholder}: {len(piece.token_ids):,} tokens]"
 
 
-def visible(text: str) -> str:
-    r"""`text` with control characters written out (`\x1b`): data may not steer the terminal."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", lambda match: repr(match[0])[1:-1], text)
-
-
 def _summary(view: RecordView, words: Mapping[str, str]) -> str:
     if not view.pieces:
         return words["left out: no tokens"]
@@ -224,13 +220,13 @@ def to_html(view: RecordView, words: Mapping[str, str] = _ENGLISH, *, lang: str 
         _section(words["Question"], view.question),
         _section(words["Thought"], view.thought),
         _section(words["Answer"], view.answer),
-        _section(words["The record in its file"], visible(view.raw)),
+        _section(words["The record in its file"], view.raw),
     ]
-    facts = "".join(f"<dt>{words[name]}</dt><dd>{html.escape(value)}</dd>" for name, value in _facts(view))
+    facts = "".join(f"<dt>{words[name]}</dt><dd>{escaped(value)}</dd>" for name, value in _facts(view))
     title = words["{source}, record {record}"].format(source=view.source, record=view.record)
     return _PAGE.substitute(
         lang=lang,
-        title=html.escape(title),
+        title=escaped(title),
         summary=html.escape(_summary(view, words)),
         facts=facts,
         images="".join(_figure(number, image, words) for number, image in enumerate(view.images, 1)),
@@ -251,7 +247,7 @@ def _tokens(view: RecordView, words: Mapping[str, str]) -> str:
 
 
 def _section(title: str, text: str | None) -> str:
-    return f"<section><h2>{title}</h2><pre>{html.escape(text)}</pre></section>" if text else ""
+    return f"<section><h2>{title}</h2><pre>{escaped(text)}</pre></section>" if text else ""
 
 
 def _figure(number: int, image: str | bytes, words: Mapping[str, str]) -> str:
@@ -259,8 +255,8 @@ def _figure(number: int, image: str | bytes, words: Mapping[str, str]) -> str:
     try:
         source, (width, height) = data_url(image)
     except Exception as error:  # a broken image is what the user came to see
-        return f"<figure><p>{title}: {html.escape(str(error))}</p></figure>"
-    name = html.escape(image.rpartition("/")[2]) if isinstance(image, str) else words["embedded in the data set"]
+        return f"<figure><p>{title}: {escaped(str(error))}</p></figure>"
+    name = escaped(image.rpartition("/")[2]) if isinstance(image, str) else words["embedded in the data set"]
     size = words["{width} x {height} pixels"].format(width=width, height=height)
     caption = f"{title}: {name}, {size}"
     return f'<figure><img src="{source}" alt="{title}"><figcaption>{caption}</figcaption></figure>'
@@ -292,9 +288,9 @@ def _token(piece: Piece) -> str:
     if piece.placeholder:
         text, ids = _folded(piece), f"{len(piece.token_ids)} x {piece.token_ids[0]}"
     else:
-        text, ids = visible(piece.text), " ".join(map(str, piece.token_ids))
+        text, ids = piece.text, " ".join(map(str, piece.token_ids))
     # A token that is only white space must be seen, and found with the mouse.
-    shown = html.escape(text).replace("\n", "<i>\u23ce</i>\n") or "<i>\u2205</i>"
+    shown = escaped(text).replace("\n", "<i>\u23ce</i>\n") or "<i>\u2205</i>"
     return f'<span class="{kind}" title="id {ids}">{shown}</span>'
 
 

@@ -160,6 +160,12 @@ def test_a_record_without_tokens_is_shown_as_it_stands() -> None:
     assert not [tag for tag, _ in page.tags if tag in ("script", "b")]
 
 
+def test_half_a_character_can_be_printed_and_saved() -> None:
+    left_out = RecordView("problems", 3, [], question="\ud83d?", findings=["a \udcff"], raw='{"q": "\ud83d"}')
+    for text in (to_terminal(left_out, colour=False), to_html(left_out)):
+        assert "\\ud83d" in text.encode().decode() and "\\udcff" in text
+
+
 def test_where_a_gold_answer_is_from(view: RecordView) -> None:
     stated = dataclasses.replace(view, gold_origin="taken from the response")
     assert "gold: 3 (taken from the response)" in to_terminal(stated, colour=False)

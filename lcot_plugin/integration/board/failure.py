@@ -18,7 +18,8 @@ MAX_LOG = 12_000
 """Characters that are shown; what is left out is counted."""
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Halves of characters among them, which gradio cannot send: names of files and models' words may hold some."""
 _BAR = re.compile(r"\d+%\|.*\| *\d+/\d+|^\s*\d+it \[")
 _RANK = re.compile(r"^\[rank\d+\]: ?")
 _TRACEBACK = "Traceback (most recent call last):"

@@ -71,6 +71,7 @@ def test_escapes_and_controls_do_not_get_through() -> None:
     failure = explain("\x1b[31mred\x1b[0m \x1b]8;;http://x\x07link\x07 \u202eleft\x00\n")
     assert failure.log == "red link left"
     assert printable("\x1b[2Ja\x07b" * 3, 4) == "abab\n[2 more characters]"
+    assert printable("gone: /data/\udcff.png", 100) == "gone: /data/.png", "half a character cannot be sent to a page"
 
 
 def test_a_long_log_says_what_is_left_out() -> None:
