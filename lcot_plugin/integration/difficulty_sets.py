@@ -20,11 +20,10 @@ from typing import Any
 
 from llamafactory.data import loader
 
-from lcot_plugin.data.files import iterate_records
 from lcot_plugin.errors import DataError
 from lcot_plugin.integration.conversion import BROKEN_LINE
 from lcot_plugin.integration.data import current_run
-from lcot_plugin.integration.json_files import json_paths
+from lcot_plugin.integration.json_files import json_paths, record_lines
 from lcot_plugin.report.data import DataReport
 from lcot_plugin.report.difficulty import PARTS, SetDifficulty
 
@@ -126,7 +125,7 @@ def values_of(measured: SetDifficulty, record: int) -> tuple[float | None, int, 
 def _write_json(source: LoadedSource, measured: SetDifficulty, paths: dict[str, Path]) -> None:
     def records() -> Iterator[dict[str, Any]]:
         for file in source.json_files:
-            yield from iterate_records(Path(file), lambda error: {BROKEN_LINE: str(error)})
+            yield from map(json.loads, record_lines(Path(file)))
 
     columns = {column for record in records() for column in record}
     names = added_columns(list(columns))
@@ -136,7 +135,7 @@ def _write_json(source: LoadedSource, measured: SetDifficulty, paths: dict[str, 
         for record in records():
             values = values_of(measured, num_records)
             line = json.dumps({**record, **dict(zip(names, values, strict=True))}, ensure_ascii=False) + "\n"
-            # A line that is no JSON keeps its number, and is left out: it was counted in reading.
+            # A record that cannot be read keeps its number, and is left out: it was counted in reading.
             for part in ("", *measured.parts(num_records)) if BROKEN_LINE not in record else ():
                 files[part].write(line)
             num_records += 1

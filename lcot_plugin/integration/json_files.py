@@ -45,5 +45,17 @@ def load_json(paths: list[str], cache_dir: str | None) -> Any:
 def record_texts(paths: list[str], stamps: list[Any], code: str) -> Iterator[dict[str, str]]:
     """One row per record. `stamps` and `code` only make the cache's key."""
     for path in paths:
-        for record in iterate_records(Path(path), lambda error: {BROKEN_LINE: str(error)}):
-            yield {JSON_COLUMN: json.dumps(record, ensure_ascii=False)}
+        for line in record_lines(Path(path)):
+            yield {JSON_COLUMN: line}
+
+
+def record_lines(path: Path) -> Iterator[str]:
+    """Each record as JSON; in the place of one that cannot be read, what is wrong with it under BROKEN_LINE."""
+    for record in iterate_records(path, lambda error: {BROKEN_LINE: str(error)}):
+        line = json.dumps(record, ensure_ascii=False)
+        try:
+            line.encode("utf-8")
+        except UnicodeEncodeError as error:
+            half = f"{line[error.start]!r} is half a character, which no tokenizer reads: write the whole one"
+            line = json.dumps({BROKEN_LINE: half})
+        yield line

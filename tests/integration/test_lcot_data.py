@@ -211,6 +211,17 @@ def test_one_line_that_is_no_json_is_one_bad_record(load: Any, tmp_path: Path) -
         load("grpo", info, bad_record_policy="error")
 
 
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_half_a_character_is_one_bad_record(load: Any, tmp_path: Path, suffix: str) -> None:
+    r"""JSON can write half of a surrogate pair, as \ud83d, which neither Arrow nor a tokenizer takes."""
+    lines = [json.dumps({"problem": f"1 + {n}?", "answer": n, "note": "\ud83d" if n == 1 else "😀"}) for n in range(3)]
+    text = "\n".join(lines) if suffix == "jsonl" else f"[{', '.join(lines)}]"
+    (tmp_path / f"records.{suffix}").write_text(text)
+    dataset, _, report = load("grpo", {"records": {"file_name": f"records.{suffix}", "formatting": "lcot_auto"}})
+    assert dataset["gold"][:] == ["0", "2"] and dataset["record"][:] == [0, 2]
+    assert r"'\ud83d' is half a character" in findings(report)["malformed record"]
+
+
 def test_a_role_that_no_format_reads(load: Any) -> None:
     info = {"records": {**AUTO["records"], "columns": {"promt": "question", "gold": "answer"}}}
     with pytest.raises(DataError, match=r"'promt'.*did you mean 'prompt'"):
