@@ -1,8 +1,8 @@
 """What the stand-ins of public data sets are made of: their pictures, files and what their records say.
 
-The sets themselves are in public_sets_sft.py and public_sets_rl.py; take them from public_sets.py. Each has what makes
-the real one hard: a missing `<image>`, numbers for answers, prompts without responses, contents in parts, base64, file
-URLs, `<image>` inside a thought, text-only and multi-image records side by side.
+The sets themselves are in public_sets_*.py; take them from public_sets.py. Each has what makes the real one hard: a
+missing `<image>`, numbers for answers, prompts without responses, contents in parts, base64, file URLs, a thought that
+says `<image>`, text-only and multi-image records side by side.
 """
 
 from __future__ import annotations
