@@ -12,80 +12,21 @@ from typing import Any
 
 import pytest
 from data.public_sets import PUBLIC_SETS, Expected, PublicSet
-from PIL import Image
+from data_runs import AUTO, QUESTION, RESPONSE, SHAREGPT, findings, loader, picture
 from twins import write_problems
 
 from lcot_plugin.data.gold import gold_text
-from lcot_plugin.errors import ArgumentError, DataError
+from lcot_plugin.errors import ArgumentError
 from lcot_plugin.rewards import extract_answer, verify
 
 WITH_RESPONSES = [
     public for public in PUBLIC_SETS.values() if any(expected.answer is not None for expected in public.expected)
 ]
-QUESTION = {"role": "user", "content": "<image>How many?"}
-RESPONSE = {"role": "assistant", "content": "<think>\nOne, two.\n</think>\n\n\\boxed{2}"}
 
 
 @pytest.fixture
 def load(twin: Any, tmp_path: Path) -> Any:
-    """`load("sft", entry, records)`: what training on these records would get, its tokenizer and its data report."""
-
-    def load(
-        stage: str,
-        info: dict[str, Any] | None = None,
-        records: list[dict[str, Any]] | None = None,
-        datasets: str = "records",
-        folder: Path = tmp_path,
-        **changes: Any,
-    ) -> tuple[Any, Any, dict[str, Any]]:
-        from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
-        from llamafactory.hparams import get_train_args
-        from llamafactory.model import load_tokenizer
-
-        if records is not None:
-            (folder / "records.json").write_text(json.dumps(records))
-        if info is not None:
-            (folder / "dataset_info.json").write_text(json.dumps(info))
-        arguments = {
-            "model_name_or_path": str(twin("qwen2_5_vl")),
-            "template": "qwen2_vl",
-            "stage": stage,
-            "do_train": True,
-            "dataset": datasets,
-            "dataset_dir": str(folder),
-            "cutoff_len": 2048,
-            "output_dir": str(folder / "out"),
-            "report_to": "none",
-            "use_cpu": True,
-            **changes,
-        }
-        model_args, data_args, training_args, _, _ = get_train_args(arguments)
-        module = load_tokenizer(model_args)
-        template = get_template_and_fix_tokenizer(module["tokenizer"], data_args)
-        dataset = get_dataset(template, model_args, data_args, training_args, stage=stage, **module)["train_dataset"]
-        report = folder / "out" / "data_report.json"
-        return dataset, module["tokenizer"], json.loads(report.read_text()) if report.exists() else {}
-
-    return load
-
-
-AUTO = {"records": {"file_name": "records.json", "formatting": "lcot_auto"}}
-SHAREGPT = {
-    "file_name": "records.json",
-    "formatting": "sharegpt",
-    "columns": {"messages": "messages", "images": "images"},
-    "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
-}
-
-
-def findings(report: dict[str, Any], name: str = "records") -> dict[str, str]:
-    """fault -> handling and first detail."""
-    return {item["fault"]: f"{item['handling']}: {item['examples'][0]['detail']}" for item in report[name]["findings"]}
-
-
-def picture(path: Path, size: tuple[int, int] = (64, 48)) -> str:
-    Image.new("RGB", size, "navy").save(path)
-    return path.name
+    return loader(twin, tmp_path)
 
 
 # --- every public schema ----------------------------------------------------------------------------------------------
@@ -149,150 +90,6 @@ def test_every_public_set_in_one_grpo_run(load: Any, tmp_path: Path, formatting:
         assert tokenizer.decode(row["input_ids"]).endswith("<|im_start|>assistant\n"), public.name
         wanted = gold_text(expected.gold) if expected.gold is not None else expected.answer
         assert row["gold"] == wanted or verify(rf"\boxed{{{row['gold']}}}", wanted).matched, public.name
-
-
-# --- bad input --------------------------------------------------------------------------------------------------------
-
-
-def test_each_bad_picture_has_its_outcome(load: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    (tmp_path / "secret.png").write_bytes(b"")
-    picture(tmp_path / "secret.png")
-    picture(folder / "good.png")
-    whole = (folder / "good.png").read_bytes()
-    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "empty.png").write_bytes(b"")
-    Image.new("1", (10_000, 10_000)).save(folder / "huge.png")
-    names = ["good.png", "cut.png", "empty.png", "huge.png", "../secret.png", "gone.png", "/etc/passwd"]
-    records = [{"messages": [QUESTION, RESPONSE], "images": [name]} for name in names]
-    dataset, _, report = load("sft", AUTO, records, folder=folder)
-    assert len(dataset) == 1
-    found = {
-        item["fault"]: [example["record"] for example in item["examples"]] for item in report["records"]["findings"]
-    }
-    assert found == {
-        "broken image": [1, 2],
-        "image too large": [3],
-        "image outside media_dir": [4, 6],
-        "missing image": [5],
-    }
-    with pytest.raises(DataError, match=r"3 of 7 records cannot be used:\n.*record 4: image outside media_dir"):
-        load("sft", AUTO, records, folder=folder, bad_record_policy="error")
-
-
-def test_a_column_of_mixed_types_and_a_byte_order_mark(load: Any, tmp_path: Path) -> None:
-    """Text-only records first, by the thousand: `datasets` alone would type the column by them and fail."""
-    picture(tmp_path / "a.png")
-    records: list[dict[str, Any]] = [{"problem": f"What is {n} + 1?", "answer": n + 1} for n in range(1200)]
-    records += [{"problem": "How many?", "answer": "two", "images": "a.png"}]
-    records += [{"problem": "Which?", "answer": ["B"], "images": [{"path": "a.png"}]}]
-    (tmp_path / "records.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(records).encode())
-    dataset, _, _ = load("grpo", AUTO)
-    assert dataset["gold"][:2] == ["1", "2"]
-    assert dataset["gold"][-2:] == ["two", "B"]
-    assert [len(images) for images in dataset["images"][-3:]] == [0, 1, 1]
-
-
-def test_a_file_that_is_cut_off_says_where(load: Any, tmp_path: Path) -> None:
-    (tmp_path / "records.json").write_text('[\n{"problem": "1 + 1?", "answer": "2"},\n{"problem": "2 + ')
-    with pytest.raises(DataError, match=r"records.json.*line 3"):
-        load("grpo", AUTO)
-
-
-def test_one_line_that_is_no_json_is_one_bad_record(load: Any, tmp_path: Path) -> None:
-    lines = ['{"problem": "1 + 1?", "answer": "2"}', '{"problem": "2 + ', '{"problem": "3 + 1?", "answer": 4}']
-    (tmp_path / "records.jsonl").write_text("\n".join(lines))
-    info = {"records": {"file_name": "records.jsonl", "formatting": "lcot_auto"}}
-    dataset, _, report = load("grpo", info)
-    assert dataset["gold"][:] == ["2", "4"] and dataset["record"][:] == [0, 2]
-    assert "line 2: not JSON" in findings(report)["malformed record"]
-    with pytest.raises(DataError, match=r"record 1.*line 2: not JSON"):
-        load("grpo", info, bad_record_policy="error")
-
-
-@pytest.mark.parametrize("suffix", ["json", "jsonl"])
-def test_half_a_character_is_one_bad_record(load: Any, tmp_path: Path, suffix: str) -> None:
-    r"""JSON can write half of a surrogate pair, as \ud83d, which neither Arrow nor a tokenizer takes."""
-    lines = [json.dumps({"problem": f"1 + {n}?", "answer": n, "note": "\ud83d" if n == 1 else "😀"}) for n in range(3)]
-    text = "\n".join(lines) if suffix == "jsonl" else f"[{', '.join(lines)}]"
-    (tmp_path / f"records.{suffix}").write_text(text)
-    dataset, _, report = load("grpo", {"records": {"file_name": f"records.{suffix}", "formatting": "lcot_auto"}})
-    assert dataset["gold"][:] == ["0", "2"] and dataset["record"][:] == [0, 2]
-    assert r"'\ud83d' is half a character" in findings(report)["malformed record"]
-
-
-def test_a_role_that_no_format_reads(load: Any) -> None:
-    info = {"records": {**AUTO["records"], "columns": {"promt": "question", "gold": "answer"}}}
-    with pytest.raises(DataError, match=r"'promt'.*did you mean 'prompt'"):
-        load("grpo", info, [{"question": "1 + 1?", "answer": "2"}])
-
-
-def test_a_template_that_is_almost_there(load: Any) -> None:
-    with pytest.raises(ArgumentError, match="did you mean qwen2_vl_lcot"):
-        load("grpo", AUTO, [{"problem": "1 + 1?", "answer": "2"}], template="qwen2_vl_lcott")
-
-
-def test_responses_are_missed_in_words(load: Any) -> None:
-    with pytest.raises(DataError, match=r"read as lcot_problem.*\n.*is for stage: grpo.*lcot_solution"):
-        load("sft", AUTO, [{"problem": "1 + 1?", "answer": "2"}])
-
-
-def test_an_unknown_format_names_the_known_ones(load: Any) -> None:
-    info = {"records": {"file_name": "records.json", "formatting": "lcot_geometry"}}
-    with pytest.raises(DataError, match=r"geometry.*lcot_problem"):
-        load("grpo", info, [{"problem": "1 + 1?", "answer": "2"}])
-
-
-def test_a_schema_that_nothing_fits(load: Any) -> None:
-    with pytest.raises(DataError, match=r"records \(records.json\).*foo"):
-        load("grpo", AUTO, [{"foo": 1, "bar": 2}])
-
-
-def test_a_video(load: Any, tmp_path: Path) -> None:
-    import av
-    import numpy as np
-
-    with av.open(str(tmp_path / "a.mp4"), "w") as file:
-        stream = file.add_stream("mpeg4", rate=4)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for level in range(0, 240, 30):
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8), format="rgb24")
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode())
-    asked = {"role": "user", "content": "<video>What happens?"}
-    records = [
-        {"messages": [asked, RESPONSE], "videos": ["a.mp4"]},
-        {"messages": [asked, RESPONSE], "videos": [["frame0.png", "frame1.png"]]},
-        {"messages": [{"role": "user", "content": "1 + 1?"}, RESPONSE]},
-    ]
-    dataset, tokenizer, report = load("sft", AUTO, records)
-    assert [row["videos"] for row in dataset] == [[str(tmp_path / "a.mp4")], []]
-    assert dataset[0]["input_ids"].count(tokenizer.convert_tokens_to_ids("<|video_pad|>")) > 1
-    assert report["records"]["dropped"] == 1
-
-
-def test_a_turn_without_text_and_tools_that_are_not_json(load: Any) -> None:
-    """In LLaMA-Factory's own formats, which pass both on."""
-    records = [
-        {"messages": [{"role": "user", "content": "One?"}, {"role": "assistant", "content": None}], "tools": ""},
-        {"messages": [{"role": "user", "content": "Two?"}, {"role": "assistant", "content": "2"}], "tools": "[{"},
-        {"messages": [{"role": "user", "content": "Three?"}, {"role": "assistant", "content": "3"}], "tools": ""},
-    ]
-    info = {"records": {**SHAREGPT, "columns": {"messages": "messages", "tools": "tools"}}}
-    dataset, _, report = load("sft", info, records)
-    assert len(dataset) == 1 and report["records"]["dropped"] == 2
-    faults = report["records"]["findings"]
-    assert [(item["fault"], item["count"]) for item in faults] == [("malformed record", 2)]
-    assert "content of a turn (assistant) is None" in faults[0]["examples"][0]["detail"]
-    assert "Invalid JSON" in faults[0]["examples"][1]["detail"]
-
-
-def test_a_placeholder_is_a_word_for_a_text_model(load: Any) -> None:
-    turns = [{"role": "user", "content": "What is <image> in HTML?"}, {"role": "assistant", "content": "Obsolete."}]
-    info = {"records": {**SHAREGPT, "columns": {"messages": "messages"}}}
-    dataset, tokenizer, _ = load("sft", info, [{"messages": turns}], template="qwen")
-    assert "What is <image> in HTML?" in tokenizer.decode(dataset[0]["input_ids"])
 
 
 # --- responses --------------------------------------------------------------------------------------------------------
@@ -424,100 +221,6 @@ def test_no_picture_is_decoded(load: Any, tmp_path: Path, monkeypatch: pytest.Mo
     for stage in ("sft", "grpo"):
         dataset, _, _ = load(stage, datasets="problems")
         assert len(dataset) == 4
-
-
-def test_a_second_run_finds_everything_made(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until anything changes: here a picture, then a policy."""
-    from lcot_plugin.integration.conversion import RecordConverter
-    from lcot_plugin.integration.tokenising import RecordTokeniser
-
-    picture(tmp_path / "a.png", (64, 48))
-    records = [{"messages": [QUESTION, RESPONSE], "images": [name]} for name in ("a.png", "late.png")]
-    first, tokenizer, report = load("sft", AUTO, records)
-    assert len(first) == 1 and findings(report)["missing image"]
-
-    made: list[str] = []
-    for kind in (RecordConverter, RecordTokeniser):
-        original = kind.row
-
-        def row(self: Any, *arguments: Any, original: Any = original, kind: Any = kind) -> Any:
-            made.append(kind.__name__)
-            return original(self, *arguments)
-
-        monkeypatch.setattr(kind, "row", row)
-    second, _, report = load("sft", AUTO)
-    assert second[0] == first[0] and made == []
-    assert findings(report)["missing image"], "told again from the cache"
-
-    picture(tmp_path / "late.png")
-    assert len(load("sft", AUTO)[0]) == 2
-    assert "RecordConverter" in made
-    made.clear()
-    picture(tmp_path / "a.png", (160, 160))
-    image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    larger, _, _ = load("sft", AUTO)
-    assert larger[0]["input_ids"].count(image) > first[0]["input_ids"].count(image)
-    assert set(made) == {"RecordTokeniser"}
-    made.clear()
-    load("sft", AUTO, cutoff_len=2047)
-    assert set(made) == {"RecordTokeniser"}
-
-
-@pytest.mark.parametrize(
-    ("info", "name"),
-    [
-        (AUTO, "late.png"),
-        (AUTO, "/mnt/other/machine/late.png"),
-        (AUTO, "file:///mnt/other/late.png"),
-        ({"records": SHAREGPT}, "late.png"),
-    ],
-)
-def test_a_picture_that_turns_up_is_noticed(load: Any, tmp_path: Path, info: dict[str, Any], name: str) -> None:
-    picture(tmp_path / "a.png")
-    records = [{"messages": [QUESTION, RESPONSE], "images": [path]} for path in ("a.png", name)]
-    for present in (False, True, False):
-        if present:
-            picture(tmp_path / "late.png")
-        else:
-            (tmp_path / "late.png").unlink(missing_ok=True)
-        assert len(load("sft", info, records)[0]) == 1 + present
-        records = None  # the file stays as it is
-
-
-def test_templates_that_differ_in_their_class_only(load: Any, twin: Any) -> None:
-    """`qwen3_vl` writes an empty thought where there is none, `qwen3_vl_nothink` does not."""
-    records = [{"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]}]
-    info = {"records": {**SHAREGPT, "columns": {"messages": "messages"}}}
-    texts = []
-    for template in ("qwen3_vl", "qwen3_vl_nothink"):
-        dataset, tokenizer, _ = load("sft", info, records, template=template, model_name_or_path=str(twin("qwen3_vl")))
-        texts.append(tokenizer.decode(dataset[0]["input_ids"]))
-        records = None
-    assert ["<think>" in text for text in texts] == [True, False]
-
-
-def test_a_format_of_the_users_own_is_part_of_the_cache_key(
-    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from lcot_plugin.data.formats import Format, register_format, unregister_format
-
-    records = [{"q": "1 + 1?", "a": "2"}]
-    for word in ("one", "two"):
-        (tmp_path / "own_format.py").write_text(
-            "from lcot_plugin.types import RawRecord, Turn\n"
-            "def build(fields):\n"
-            f"    return RawRecord([Turn('user', '{word} ' + fields.get('prompt'))], gold=fields.get('gold'))\n"
-        )
-        own: dict[str, Any] = {}
-        exec(compile((tmp_path / "own_format.py").read_text(), str(tmp_path / "own_format.py"), "exec"), own)
-        register_format(Format("own", "q and a", {"prompt": ("q",), "gold": ("a",)}, own["build"]))
-        try:
-            info = {"records": {"file_name": "records.json", "formatting": "lcot_own"}}
-            dataset, _, _ = load("grpo", info, records)
-        finally:
-            unregister_format("own")
-        records = None
-        assert dataset[0]["question"] == f"{word} 1 + 1?"
 
 
 @pytest.mark.parametrize("strategy", ["interleave_under", "interleave_over"])
