@@ -30,6 +30,7 @@ import numpy as np
 import orjson
 
 from lcot_plugin.errors import LcotError
+from lcot_plugin.report.run_log import last_line_end
 
 FORMAT = 1
 """Of the saved index; another is ignored."""
@@ -120,7 +121,7 @@ class CompletionsIndex:
         if status.st_size < self.end or _fingerprint(file, self.end) != self._fingerprint:
             self._reset()
         if self.start is None and not self._load(file, status):
-            self.start = self.end = _last_line_end(file, status.st_size)
+            self.start = self.end = last_line_end(file, status.st_size, BLOCK)
         found = []
         while (block := _block_after(file, self.end, status.st_size)) is not None:
             found.append(self._columns_of(block, self.end))
@@ -324,18 +325,6 @@ def _parts(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
     while start < end and (part := file.read(min(BLOCK, end - start))):
         start += len(part)
         yield part
-
-
-def _last_line_end(file: BinaryIO, size: int) -> int:
-    """Behind the last line break: a line that is being written, or that a kill cut short, has none yet."""
-    while size:
-        start = max(0, size - BLOCK)
-        file.seek(start)
-        found = file.read(size - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        size = start
-    return 0
 
 
 def _block_after(file: BinaryIO, start: int, size: int) -> bytes | None:

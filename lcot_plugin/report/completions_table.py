@@ -199,8 +199,8 @@ class CompletionsTable:
         columns, num_rows = self._index.columns, len(self._index)
         if not num_rows:
             return np.zeros(1, np.int64)
-        new = np.ones(num_rows, bool)
-        new[1:] = False
+        new = np.zeros(num_rows, bool)
+        new[0] = True
         for name in ("step", "source", "record", "group"):
             new[1:] |= columns[name][1:] != columns[name][:-1]
         sample = columns["sample"]

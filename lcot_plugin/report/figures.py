@@ -49,13 +49,13 @@ def ranges(rows: Sequence[RangeRow | None], label: str) -> Html:
     return tag("div", *parts, scale, class_="ranges", role="group", aria_label=label)
 
 
-def histogram(columns: Sequence[tuple[str, np.ndarray]], *, title: str, unit: str = "tokens") -> Html:
+def histogram(columns: Sequence[tuple[str, str, np.ndarray]], *, title: str, unit: str = "tokens") -> Html:
     """How values are spread, one outline per name, in percent of that name's own values; on a logarithmic axis where
-    the largest is more than 30 times the median. columns: (name, [N] values of 0 or more)."""
-    shown = [(name, values) for name, values in columns if len(values)]
+    the largest is more than 30 times the median. columns: (name, CSS colour, [N] values of 0 or more)."""
+    shown = [column for column in columns if len(column[2])]
     if not shown:
         return Html("")
-    every = np.concatenate([values for _, values in shown])
+    every = np.concatenate([values for *_, values in shown])
     low, high = max(0, int(every.min())), int(every.max())
     logarithmic = high > 30 * max(1.0, float(np.median(every)))
     if logarithmic:
@@ -63,7 +63,7 @@ def histogram(columns: Sequence[tuple[str, np.ndarray]], *, title: str, unit: st
     else:
         step = max(1, math.ceil((high - low + 1) / NUM_BINS))
         edges = np.arange(low - 0.5, high + step + 0.5, step)
-    shares = [100 * np.histogram(values, edges)[0] / len(values) for _, values in shown]
+    shares = [100 * np.histogram(values, edges)[0] / len(values) for *_, values in shown]
     top = max(float(share.max()) for share in shares) * 1.06 or 1.0
     end = HEIGHT - BOTTOM
 
@@ -91,14 +91,7 @@ def histogram(columns: Sequence[tuple[str, np.ndarray]], *, title: str, unit: st
             )
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{end + 14}" text-anchor="end" opacity=".75">{escape(unit)}</text>')
     keys = []
-    for place, ((name, values), share) in enumerate(zip(shown, shares, strict=True)):
-        ink = (
-            "var(--good)"
-            if name.startswith("right")
-            else "var(--bad)"
-            if name.startswith("wrong")
-            else f"var(--chart-{place + 1})"
-        )
+    for place, ((name, ink, values), share) in enumerate(zip(shown, shares, strict=True)):
         steps = " ".join(
             f"{x(left):.1f},{y(height):.1f} {x(right):.1f},{y(height):.1f}"
             for left, right, height in zip(edges[:-1], edges[1:], share, strict=True)
@@ -110,7 +103,9 @@ def histogram(columns: Sequence[tuple[str, np.ndarray]], *, title: str, unit: st
         )
         told = f" median {np.median(values):,.0f} {unit}, {count(len(values), 'completion')}"
         keys.append(tag("div", tag("span", class_="key", style=f"background:{ink}"), tag("b", name), told))
-    spoken = "; ".join(f"{name}: median {np.median(values):,.0f} {unit} of {len(values):,}" for name, values in shown)
+    spoken = "; ".join(
+        f"{name}: median {np.median(values):,.0f} {unit} of {len(values):,}" for name, _, values in shown
+    )
     return tag(
         "figure",
         tag("figcaption", tag("b", title), " ", tag("span", "% of each")),

@@ -16,7 +16,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lcot_plugin.errors import DataError
 
@@ -28,7 +28,7 @@ FORMAT = 1
 """Of run.json; a reader refuses a larger one."""
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-"""JSON has no such numbers: they are written as these words, and `read_metrics` turns them back."""
+"""JSON has no such numbers: they are written as these words, and `with_all_numbers` turns them back."""
 SURROGATES = "backslashreplace"
 r"""How half a character is written, as in the name of a file that is no UTF-8: as \udcff, which in JSON is itself."""
 _BLOCK = 1 << 16
@@ -69,12 +69,27 @@ def iterate_json_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield value
 
 
+def last_line_end(file: BinaryIO, size: int, block: int = _BLOCK) -> int:
+    """Behind the last line break among the first `size` bytes; 0 where there is none. A line that is being written, or
+    that a kill has cut short, has none yet. block: bytes that are read at once."""
+    while size:
+        start = max(0, size - block)
+        file.seek(start)
+        found = file.read(size - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        size = start
+    return 0
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, numbers that are not finite among them as floats."""
-    return [
-        {key: _NOT_FINITE.get(value, value) if isinstance(value, str) else value for key, value in line.items()}
-        for line in iterate_json_lines(path)
-    ]
+    return [with_all_numbers(line) for line in iterate_json_lines(path)]
+
+
+def with_all_numbers(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of metrics.jsonl as it was logged: words that stand for numbers that are not finite are these."""
+    return {key: _NOT_FINITE.get(value, value) if isinstance(value, str) else value for key, value in line.items()}
 
 
 def metric_line(step: int, seconds: float, logs: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,15 +145,7 @@ class StepLog:
         if self.path.exists():
             with self.path.open("r+b") as file:
                 end = file.seek(0, os.SEEK_END)
-                kept = end
-                while kept > 0:
-                    start = max(0, kept - _BLOCK)
-                    file.seek(start)
-                    newline = file.read(kept - start).rfind(b"\n")
-                    if newline >= 0:
-                        kept = start + newline + 1
-                        break
-                    kept = start
+                kept = last_line_end(file, end)
                 if kept < end:
                     file.truncate(kept)
         self._is_whole = True

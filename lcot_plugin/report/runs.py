@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from lcot_plugin.errors import DataError
 from lcot_plugin.report.completions import COMPLETIONS_FILE
 from lcot_plugin.report.data import DATA_REPORT_FILE
+from lcot_plugin.report.panels import is_finite
+from lcot_plugin.report.progress import LIVING
 from lcot_plugin.report.run_log import (
     ALARMS_FILE,
     FORMAT,
@@ -34,7 +37,6 @@ MAX_DEPTH = 4
 _MARKS = (RUN_FILE, METRICS_FILE, PROGRESS_FILE, COMPLETIONS_FILE, EVAL_COMPLETIONS_FILE, "trainer_log.jsonl")
 """A folder with any of these holds a run."""
 _NOT_RUNS = ("checkpoint-", "incomplete_checkpoints", "completion_images", ".", "__")
-_LIVING = ("loading", "running", "stopping")
 
 
 @dataclass
@@ -110,7 +112,7 @@ def run_state(progress: dict[str, Any] | None) -> str | None:
         return None
     state = progress.get("state")
     here = progress.get("host") in (None, socket.gethostname())
-    return "killed" if state in _LIVING and here and not _is_alive(progress.get("pid")) else state
+    return "killed" if state in LIVING and here and not _is_alive(progress.get("pid")) else state
 
 
 def _is_alive(pid: Any) -> bool:
@@ -170,6 +172,33 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
 
 def _last_written(folder: Path) -> float:
     return max(map(modified, [*(folder / name for name in _MARKS), *eval_completion_files(folder)]), default=0.0)
+
+
+def reward_weights(record: Mapping[str, Any]) -> dict[str, float]:
+    """By reward, as run.json says them; empty where it does not."""
+    plan = record.get("plan")
+    names, weights = (plan.get(key) if isinstance(plan, dict) else None for key in ("rewards", "reward_weights"))
+    if not isinstance(names, list) or not isinstance(weights, list) or len(names) != len(weights):
+        return {}
+    pairs = zip(map(str, names), weights, strict=True)
+    return {name: float(weight) for name, weight in pairs if is_finite(weight)}
+
+
+def media_folders(record: Mapping[str, Any]) -> list[Path]:
+    """Where relative paths of pictures may begin besides the run's folder, as run.json says it."""
+    arguments = record.get("arguments")
+    named = [arguments.get(key) for key in ("media_dir", "dataset_dir")] if isinstance(arguments, dict) else []
+    return [Path(folder) for folder in (*named, ".") if isinstance(folder, str) and folder]
+
+
+def seconds_of(moment: Any) -> float | None:
+    """Unix seconds of a number or an ISO text; None for anything else."""
+    if is_finite(moment):
+        return float(moment)
+    try:
+        return datetime.fromisoformat(moment).timestamp() if isinstance(moment, str) else None
+    except ValueError:
+        return None
 
 
 def modified(path: Path) -> float:

@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from lcot_plugin.report.intervals import Share, share_of
 from lcot_plugin.report.masking import masked
 from lcot_plugin.report.panels import is_finite
 from lcot_plugin.report.run_log import RUN_FILE
-from lcot_plugin.report.runs import Run, find_runs, holds_run, modified, read_run
+from lcot_plugin.report.runs import Run, find_runs, holds_run, modified, read_run, seconds_of
 from lcot_plugin.types import Ending, Outcome
 
 RECORD_KINDS = {
@@ -262,15 +261,8 @@ def unlike_names(folders: Sequence[Path]) -> list[str]:
 
 def started_at(run: Run) -> float | None:
     """Unix seconds."""
-    for written in (run.record.get("started"), (run.progress or {}).get("started")):
-        if is_finite(written):
-            return float(written)
-        if isinstance(written, str):
-            try:
-                return datetime.fromisoformat(written.replace("Z", "+00:00")).timestamp()
-            except ValueError:
-                continue
-    return None
+    said = (seconds_of(about.get("started")) for about in (run.record, run.progress or {}))
+    return next((seconds for seconds in said if seconds is not None), None)
 
 
 def _order(subject: Subject, searched: set[Path]) -> tuple[int, float]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lcot_plugin.report.page import Html, Section, chips, count, folded, join, listed, paragraph, shortened, table, tag
-from lcot_plugin.report.sections.headline import run_facts
+from lcot_plugin.report.sections.facts import run_facts
 from lcot_plugin.report.subjects import Subject
 
 GROUPS = (

@@ -16,21 +16,9 @@ from lcot_plugin.report.charts import number
 from lcot_plugin.report.evaluations import Evaluation, by_set, common_problems, compare, nearly_whole, same_set
 from lcot_plugin.report.figures import RangeRow, ranges
 from lcot_plugin.report.intervals import Difference, Share, p_text, percent, percents, unpaired
-from lcot_plugin.report.page import (
-    Html,
-    Section,
-    chips,
-    count,
-    duration,
-    folded,
-    join,
-    listed,
-    paragraph,
-    shortened,
-    table,
-    tag,
-)
+from lcot_plugin.report.page import Html, Section, count, folded, join, listed, paragraph, table, tag
 from lcot_plugin.report.panels import is_finite
+from lcot_plugin.report.sections.facts import ends, runs_table
 from lcot_plugin.report.subjects import Answers, Subject
 
 BEFORE, BETWEEN, AFTER = "var(--before)", "var(--chart-2)", "var(--after)"
@@ -41,15 +29,6 @@ LOGGED_OF_GRPO = (("reward", "Mean reward of the rollouts"), *LOGGED)
 """Metric, what it is: the first one that was logged twice stands for a run that kept no answers."""
 MANY = 12
 """Evaluations, above which their table is folded."""
-STATES = {
-    "loading": "loading",
-    "running": "running",
-    "stopping": "stopping",
-    "finished": "finished",
-    "stopped": "stopped by a signal",
-    "failed": "failed",
-    "killed": "killed",
-}
 
 
 class Pair(NamedTuple):
@@ -73,7 +52,9 @@ class Pair(NamedTuple):
 def section(subjects: Sequence[Subject]) -> Section:
     """The first section."""
     parts = _evaluated(subjects) or _rolled_out(subjects) or _losses(subjects) or _nothing_yet(subjects)
-    return Section("result", "Result", join([*parts, *_ends(subjects), _facts(subjects), _evaluation_table(subjects)]))
+    return Section(
+        "result", "Result", join([*parts, *ends(subjects), runs_table(subjects), _evaluation_table(subjects)])
+    )
 
 
 def pairs(subjects: Sequence[Subject]) -> list[Pair]:
@@ -109,8 +90,7 @@ def _paired(pair: Pair) -> Pair:
 def _evaluated(subjects: Sequence[Subject]) -> list[Html]:
     found = pairs(subjects)
     if found:
-        parts = [part for pair in found for part in _pair(pair, titled=len(found) > 1)]
-        return parts
+        return [part for pair in found for part in _pair(pair, titled=len(found) > 1)]
     evaluations = [evaluation for subject in subjects for evaluation in subject.evaluations if evaluation.problems]
     if not evaluations:
         return []
@@ -323,61 +303,7 @@ def _nothing_yet(subjects: Sequence[Subject]) -> list[Html]:
     return [tag("p", f"{what} not logged any result yet", class_="answer")]
 
 
-# Facts
-
-
-def _ends(subjects: Sequence[Subject]) -> list[Html]:
-    """Why a run has ended before it had done all, in its own words."""
-    parts = []
-    for subject in subjects:
-        message = (subject.run.progress or {}).get("message")
-        if isinstance(message, str) and message and subject.run.state in ("failed", "stopped"):
-            name = f"{subject.name}: " if len(subjects) > 1 else ""
-            parts.append(paragraph(tag("b", f"{name}{STATES[subject.run.state]}. "), shortened(message)))
-    return parts
-
-
-def _facts(subjects: Sequence[Subject]) -> Html:
-    if len(subjects) == 1:
-        return chips(run_facts(subjects[0]))
-    columns = [dict(run_facts(subject)) for subject in subjects]
-    names = list(dict.fromkeys(name for facts in columns for name in facts))
-    rows = [[s.name, *(facts.get(name, "-") for name in names)] for s, facts in zip(subjects, columns, strict=True)]
-    shown = table(("run", *names), rows, label="The runs", words=range(len(names) + 1))
-    return join([tag("h3", "Runs"), shown])
-
-
-def run_facts(subject: Subject) -> list[tuple[str, object]]:
-    """What a run was, shortly: state, steps, time, completions, model, data."""
-    run, record = subject.run, subject.run.record
-    facts: list[tuple[str, object]] = []
-    if run.state:
-        facts.append(("state", STATES.get(str(run.state), run.state)))
-    facts.append(("stage", subject.stage if subject.trained else f"{subject.stage}, evaluation only"))
-    if subject.last_step is not None:
-        of = f" of {subject.max_steps:,}" if subject.max_steps and subject.max_steps != subject.last_step else ""
-        facts.append(("optimizer steps", f"{subject.last_step:,}{of}"))
-    if subject.seconds is not None:
-        facts.append(("time", duration(subject.seconds)))
-    remaining = (run.progress or {}).get("remaining_seconds")
-    if run.state == "running" and is_finite(remaining):
-        facts.append(("time left, about", duration(remaining)))
-    if run.completions is not None and subject.answers is not None:
-        facts.append(("completions", f"{len(subject.answers) + subject.answers.num_unjudged:,}"))
-    for name, key in (("model", "model"), ("fine-tuning", "finetuning_type"), ("template", "template")):
-        if record.get(key):
-            facts.append((name, _short_path(str(record[key]))))
-    names = [str(name) for key in ("datasets", "eval_datasets") for name in record.get(key) or []]
-    if names:
-        facts.append(("data", listed(list(dict.fromkeys(names)), 3)))
-    if run.alarms:
-        facts.append(("alarms", tag("a", f"{len(run.alarms):,}", href="#alarms")))
-    return facts
-
-
-def _short_path(path: str) -> str:
-    """The last two parts of a path: a hub name stays whole."""
-    return "/".join(path.rstrip("/").split("/")[-2:])
+# Every evaluation
 
 
 def _evaluation_table(subjects: Sequence[Subject]) -> Html:

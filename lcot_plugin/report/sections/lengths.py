@@ -61,7 +61,10 @@ def _figures(title: str, answers: Answers) -> list[Html]:
     if len(rows) < 2:
         return []
     spread = histogram(
-        [("right", answers.tokens[answers.right]), ("wrong", answers.tokens[~answers.right])],
+        [
+            ("right", "var(--good)", answers.tokens[answers.right]),
+            ("wrong", "var(--bad)", answers.tokens[~answers.right]),
+        ],
         title="Length of right and of wrong completions",
     )
     by_length = tag(
@@ -69,8 +72,8 @@ def _figures(title: str, answers: Answers) -> list[Html]:
     )
     words = (
         f"{title}: {count(len(answers), 'completion')}, parted into lengths of about equal numbers; 95% intervals are "
+        "Wilson's, clustered by problem."
     )
-    words += "Wilson's, clustered by problem."
     return [paragraph(words, class_="note"), tag("div", tag("div", by_length), tag("div", spread), class_="charts two")]
 
 

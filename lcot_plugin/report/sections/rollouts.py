@@ -6,14 +6,14 @@ In: subjects, a budget of bytes. Out: a section whose groups are folded, and in 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from lcot_plugin.report.completions_table import CompletionsTable, GroupRef, RolloutQuery
 from lcot_plugin.report.page import Html, Section, count, folded, join, listed, paragraph, shortened, tag
-from lcot_plugin.report.panels import is_finite
 from lcot_plugin.report.pictures import PicturePool
 from lcot_plugin.report.rollout_view import group_html
+from lcot_plugin.report.runs import media_folders, reward_weights
 from lcot_plugin.report.subjects import Subject, set_name
 
 KINDS = (
@@ -45,7 +45,7 @@ class Budget:
     num_left_out: int = 0
     """Groups without room."""
     num_pictures_left_out: int = 0
-    num_plain: int = field(default=0)
+    num_plain: int = 0
     """Groups shown without coloured tokens, which take ten times the room."""
 
 
@@ -81,10 +81,13 @@ def _of_subject(subject: Subject, max_rollouts: int, own: Budget, budget: Budget
     if not table.num_groups:
         return []
     pool = PicturePool(
-        subject.run.folder, media_dirs=media_folders(subject), max_side=PICTURE_SIDE, page_bytes=own.picture_bytes
+        subject.run.folder,
+        media_dirs=media_folders(subject.run.record),
+        max_side=PICTURE_SIDE,
+        page_bytes=own.picture_bytes,
     )
     kinds = chosen(table, max_rollouts)
-    weights = reward_weights(subject)
+    weights = reward_weights(subject.run.record)
     spent = num_shown = num_left_out = misses = 0
     parts: list[Html] = []
     for (order, title, meaning), refs in kinds:
@@ -159,23 +162,6 @@ def _title(ref: GroupRef) -> Html:
         change = f", {ref.since.mean_before:.2g} before step {ref.since.step:,}, {ref.since.mean_after:.2g} since"
     facts = tag("b", f"Step {ref.step:,}: {right} of {ref.num_completions} right{reward}{change}.")
     return join([facts, " ", tag("span", shortened(ref.question, MAX_QUESTION), class_="soft")])
-
-
-def media_folders(subject: Subject) -> list[Path]:
-    """Where the pictures' relative paths may begin besides the run's folder."""
-    arguments = subject.run.record.get("arguments") or {}
-    named = [arguments.get("media_dir"), arguments.get("dataset_dir"), "."]
-    return [Path(folder) for folder in named if isinstance(folder, str) and folder]
-
-
-def reward_weights(subject: Subject) -> dict[str, float]:
-    """By reward, where the run says one each; empty where it does not."""
-    plan = subject.run.record.get("plan") or {}
-    names, weights = plan.get("rewards"), plan.get("reward_weights")
-    if not isinstance(names, list) or not isinstance(weights, list) or len(names) != len(weights):
-        return {}
-    numbers = {str(name): weight for name, weight in zip(names, weights, strict=True)}
-    return {name: float(weight) for name, weight in numbers.items() if is_finite(weight)}
 
 
 def _left_out(budget: Budget) -> Html:
