@@ -96,7 +96,7 @@ def media_paths(aligned: Any) -> Iterator[list[str]]:
 def functions_digest(functions: Iterable[Callable[..., Any]]) -> str:
     """Of the files that functions are written in: formats and readers that a user has registered."""
     digest = hashlib.sha256()
-    for file in sorted({inspect.getfile(function) for function in functions}):
+    for file in sorted({inspect.getfile(inspect.unwrap(function)) for function in functions}):
         if Path(file).is_file():  # else from an interactive session
             digest.update(Path(file).read_bytes())
     return digest.hexdigest()

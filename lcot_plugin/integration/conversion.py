@@ -36,6 +36,7 @@ from lcot_plugin.types import (
     Sample,
     Turn,
 )
+from lcot_plugin.user_functions import split_file_spec
 
 FORMAT_PREFIX = "lcot_"
 JSON_COLUMN = "_json"
@@ -47,8 +48,8 @@ IMAGE_FAULTS = (RecordFault.MISSING_IMAGE, RecordFault.BROKEN_IMAGE, RecordFault
 
 
 def is_ours(formatting: str) -> bool:
-    """Whether `formatting` of dataset_info.json names one of our formats."""
-    return formatting.startswith(FORMAT_PREFIX)
+    """Whether `formatting` of dataset_info.json names one of our formats, or a user's `path/to/file.py:function`."""
+    return formatting.startswith(FORMAT_PREFIX) or split_file_spec(formatting) is not None
 
 
 def aligned_features() -> Any:
@@ -162,7 +163,7 @@ class RecordConverter:
         if sample.trace is None:
             raise RecordError(
                 RecordFault.NO_RESPONSE,
-                f"read as {FORMAT_PREFIX}{self.format_name} (question: {sample.question[:60]!r})",
+                f"read as {get_format(self.format_name).formatting} (question: {sample.question[:60]!r})",
             )
         return settle(sample, self.malformed_trace_policy, agrees)
 

@@ -357,3 +357,37 @@ def test_records_are_not_changed(tmp_path: Path) -> None:
             before = repr(record)
             get_format(data_set.formatting).read(record, data_set.columns)
             assert repr(record) == before
+
+
+def in_file(tmp_path: Path, body: str) -> str:
+    """The spec of a function `cards` in a file of its own."""
+    path = tmp_path / "cards.py"
+    path.write_text(f"from lcot_plugin.types import RawRecord, Turn\n\n\ndef cards(fields):\n    {body}\n")
+    return f"{path}:cards"
+
+
+def test_a_format_in_a_file(tmp_path: Path) -> None:
+    spec = in_file(tmp_path, "return RawRecord([Turn('user', fields.need('prompt')[1])], gold=fields.get('gold'))")
+    with open(tmp_path / "cards.py", "a") as file:
+        file.write('\n\ncards.roles = {"prompt": ("front",), "gold": ("back",)}\n')
+    assert read(spec, {"front": "x?", "back": 2}) == RawRecord([Turn("user", "x?")], gold=2)
+    assert read(spec, {"front": "x?", "b": 2}, gold="b").gold == 2
+    assert "'front' (prompt) is absent or empty; the record has back" in fault(spec, {"back": 2})
+    assert get_format(spec).formatting == spec
+    assert get_format("problem").formatting == "lcot_problem"
+
+
+def test_what_a_format_in_a_file_cannot_read_is_a_fault_of_the_record(tmp_path: Path) -> None:
+    spec = in_file(tmp_path, "return RawRecord([Turn('user', fields.record['front'])])")
+    assert fault(spec, {"back": 2}) == f"{spec} raised KeyError: 'front'"
+
+
+def test_a_format_in_a_file_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"returned dict; return a lcot_plugin\.types\.RawRecord"):
+        read(in_file(tmp_path, "return {}"), {"front": "x?"})
+    with pytest.raises(DataError, match=r"format file .*absent\.py does not exist"):
+        get_format("absent.py:cards")
+    with pytest.raises(DataError, match="has no function 'card'; it defines cards"):
+        get_format(f"{tmp_path / 'cards.py'}:card")
+    with pytest.raises(DataError, match="does not read: it reads none"):
+        read(in_file(tmp_path, "return {}"), {"front": "x?"}, gold="back")

@@ -77,7 +77,8 @@ def recognise(records: Sequence[Mapping[str, Any]], columns: Mapping[str, str | 
     if found is None:
         raise DataError(
             f"lcot_auto knows no format with the columns {_listing(records)}. Name one in dataset_info.json: "
-            f"{_known()}; `columns` says which column plays which role. Or register your own with register_format."
+            f"{_known()}; `columns` says which column plays which role. Or name a function of yours, "
+            "path/to/file.py:function."
         )
     name, evidence = found
     chosen = get_format(name)

@@ -3,9 +3,15 @@
 In:  a record of a data set (a dict) and the user's `columns` of dataset_info.json (role -> column name).
 Out: RawRecord, or RecordError(MALFORMED) that says which column has what.
 
-A format lists, for every role it reads, the columns that may play it; `formatting: lcot_<name>` picks it. A user's own:
+A format lists, for every role it reads, the columns that may play it; `formatting: lcot_<name>` picks it. A user's own
+is a function in a file, `formatting: path/to/file.py:cards`:
 
-    register_format(Format("mine", "q and a", {"prompt": ("q",), "gold": ("a",)}, build))
+    def cards(fields: Fields) -> RawRecord:
+        return RawRecord(turns=[Turn("user", fields.need("prompt")[1])], gold=fields.get("gold"))
+
+    cards.roles = {"prompt": ("front",), "gold": ("back",)}
+
+`roles` may be left out where `columns` of dataset_info.json need not name any; `fields.record` is the record itself.
 """
 
 from __future__ import annotations
@@ -13,10 +19,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import wraps
+from pathlib import Path
 from typing import Any
 
 from lcot_plugin.errors import ArgumentError, DataError, RecordError
 from lcot_plugin.types import RawRecord, RecordFault
+from lcot_plugin.user_functions import function_in_file, split_file_spec
 
 PREFIX = "lcot_"
 """What `formatting` of dataset_info.json has before a format's name."""
@@ -103,12 +112,17 @@ class Format:
     """One schema."""
 
     name: str
-    """`problem` for `formatting: lcot_problem`."""
+    """`problem` for `formatting: lcot_problem`; `path/to/file.py:function` of a user's own."""
     summary: str
     """The schema in a few words, for listings and errors."""
     roles: Mapping[str, tuple[str, ...]] = field(repr=False)
     """Role -> columns that may play it, in order of preference; dataset_info.json may name others for these roles."""
     build: Callable[[Fields], RawRecord] = field(repr=False)
+
+    @property
+    def formatting(self) -> str:
+        """What dataset_info.json has to say for it."""
+        return self.name if split_file_spec(self.name) else PREFIX + self.name
 
     def read(self, record: Mapping[str, Any], columns: Mapping[str, str | None] = NO_OVERRIDES) -> RawRecord:
         """One record.
@@ -124,8 +138,8 @@ class Format:
         if columns and not columns.keys() <= self.roles.keys():
             unknown = ", ".join(sorted(columns.keys() - self.roles.keys()))
             raise DataError(
-                f"columns of dataset_info.json name {unknown}, which {PREFIX}{self.name} does not read: it reads "
-                f"{', '.join(self.roles)}."
+                f"columns of dataset_info.json name {unknown}, which {self.formatting} does not read: it reads "
+                f"{', '.join(self.roles) or 'none'}."
             )
         return self.build(Fields(record, self.roles, columns))
 
@@ -155,11 +169,13 @@ def unregister_format(name: str) -> None:
 
 
 def get_format(name: str) -> Format:
-    """The format of that name, with or without `lcot_`.
+    """The format of that name, with or without `lcot_`, or of `path/to/file.py:function`.
 
     Raises:
-        DataError: where there is none; lists those that are.
+        DataError: where there is none, with those that are; where the file is bad.
     """
+    if in_file := split_file_spec(name):
+        return _format_in_file(name, *in_file)
     found = _FORMATS.get(name.removeprefix(PREFIX))
     if found is None:
         known = ["auto", *_FORMATS]
@@ -167,9 +183,29 @@ def get_format(name: str) -> Format:
         hint = f"did you mean {PREFIX}{near[0]}? " if near else ""
         raise DataError(
             f"formatting: there is no {PREFIX}{name.removeprefix(PREFIX)}: {hint}There are "
-            f"{', '.join(PREFIX + known_name for known_name in known)}."
+            f"{', '.join(PREFIX + known_name for known_name in known)}, or a function of yours as "
+            "path/to/file.py:function."
         )
     return found
+
+
+def _format_in_file(spec: str, path: Path, name: str) -> Format:
+    function = function_in_file(path, name, "format", DataError)
+
+    @wraps(function)
+    def build(fields: Fields) -> RawRecord:
+        try:
+            raw = function(fields)
+        except RecordError:
+            raise
+        except Exception as error:  # of one record, as of any other format's: the rest of the set may be read
+            raise malformed(f"{spec} raised {type(error).__name__}: {error}") from error
+        if not isinstance(raw, RawRecord):
+            raise DataError(f"{spec} returned {type(raw).__name__}; return a lcot_plugin.types.RawRecord.")
+        return raw
+
+    summary = " ".join((function.__doc__ or "").split("\n\n")[0].split())
+    return Format(spec, summary, getattr(function, "roles", {}), build)
 
 
 def format_names() -> list[str]:
