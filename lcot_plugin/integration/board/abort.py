@@ -8,6 +8,7 @@ In:  the process that the Board has started. Out: SIGTERM to it, on which a run 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import time
 from dataclasses import dataclass
@@ -93,10 +94,4 @@ def resume_command(folder: Path, arguments: dict[str, Any], checkpoint: Path) ->
     words = ["llamafactory-cli", "train", str(folder / "training_args.yaml")]
     if arguments.get("overwrite_output_dir"):
         words.append(f"resume_from_checkpoint={checkpoint}")
-    return " ".join(quoted(word) for word in words)
-
-
-def quoted(word: str) -> str:
-    import shlex
-
-    return shlex.quote(word)
+    return shlex.join(words)

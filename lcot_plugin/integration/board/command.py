@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ import yaml
 
 from lcot_plugin.integration.board.arguments import switched_off
 from lcot_plugin.integration.board.controls import CONTROLS, Control
+from lcot_plugin.integration.board.failure import fenced
 
 MARK = "#lcot "
 """What begins a line of ours in a saved configuration."""
@@ -57,9 +57,7 @@ def _previewing(original: Callable[[dict[str, Any]], str]) -> Callable[[dict[str
 def command_text(args: Mapping[str, Any]) -> str:
     """The command as a Markdown block; values are quoted where a shell would change them."""
     lines = ["llamafactory-cli train ", *(f"    {_option(key, value)} " for key, value in args.items())]
-    text = "\\\n".join(lines)
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}bash\n{text}\n{fence}"
+    return fenced("\\\n".join(lines), "bash")
 
 
 def _option(key: str, value: Any) -> str:

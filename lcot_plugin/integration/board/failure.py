@@ -141,8 +141,8 @@ def block_quote(text: str) -> str:
     return "\n".join(f"> {line}  " for line in escaped.split("\n"))
 
 
-def fenced(text: str) -> str:
+def fenced(text: str, language: str = "text") -> str:
     """`text` as a code block of Markdown, whatever it holds."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}"
+    return f"{fence}{language}\n{text}\n{fence}"

@@ -13,14 +13,21 @@ import threading
 import time
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from lcot_plugin.errors import DataError, LcotError
 from lcot_plugin.integration.board.failure import read_failure
 from lcot_plugin.integration.board.process import STDERR_FILE
 from lcot_plugin.report.charts import Mark
 from lcot_plugin.report.panels import Panel, run_panels
-from lcot_plugin.report.run_log import ALARMS_FILE, METRICS_FILE, PROGRESS_FILE, RUN_FILE, read_json
+from lcot_plugin.report.run_log import (
+    ALARMS_FILE,
+    METRICS_FILE,
+    PROGRESS_FILE,
+    RUN_FILE,
+    read_json,
+    with_all_numbers,
+)
 from lcot_plugin.report.runs import holds_run, read_run, run_state
 
 MIN_SECONDS = 1.0
@@ -30,7 +37,6 @@ DRAWING_SHARE = 0.05
 MAX_FOLLOWED = 8
 """Runs that are kept in memory."""
 MAX_MARKS = 20
-_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class GrowingFile:
@@ -87,7 +93,7 @@ class GrowingFile:
             raise DataError(f"{self.path}: a line is no JSON: {error}. Remove it, or move the file away.") from error
         if not isinstance(value, dict):
             raise DataError(f"{self.path}: a line is {type(value).__name__}, not an object. Remove it.")
-        return {key: _NOT_FINITE.get(item, item) if isinstance(item, str) else item for key, item in value.items()}
+        return with_all_numbers(value)
 
 
 class FollowedRun:
@@ -167,7 +173,7 @@ class FollowedRun:
             if wanted == self._drawn[0] or (running and now - self._drawn_at < pause):
                 return self._drawn
             marks = [
-                Mark(alarm["step"], str(alarm.get("name"))) for alarm in self.alarms if _is_step(alarm.get("step"))
+                Mark(alarm["step"], str(alarm.get("name"))) for alarm in self.alarms if is_count(alarm.get("step"))
             ]
             stage = self.record.get("stage") or "grpo"
             self._drawn = (wanted, run_panels(self.metrics, stage, marks=marks[-MAX_MARKS:]))
@@ -185,7 +191,8 @@ def failure_at_start(folder: Path) -> str:
     return failure.reason if failure.reason and failure.log.endswith(failure.reason) else ""
 
 
-def _is_step(value: Any) -> bool:
+def is_count(value: Any) -> TypeGuard[int]:
+    """Whether a value of a file is a whole number."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

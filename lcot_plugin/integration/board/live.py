@@ -18,7 +18,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -27,13 +26,14 @@ import gradio as gr
 
 from lcot_plugin.errors import DataError
 from lcot_plugin.integration.board.failure import printable
-from lcot_plugin.integration.board.following import FollowedRun, followed_run
+from lcot_plugin.integration.board.following import FollowedRun, followed_run, is_count
 from lcot_plugin.integration.board.panel_texts import translated
 from lcot_plugin.integration.board.process import BoardRun, run_of, settle_if_ended
 from lcot_plugin.integration.board.view_sentences import SENTENCES
 from lcot_plugin.integration.board.view_texts import LOCALES, OWN_RUN, text
 from lcot_plugin.report.panels import Panel
-from lcot_plugin.report.runs import find_runs
+from lcot_plugin.report.progress import LIVING as LIVING_RUNS
+from lcot_plugin.report.runs import find_runs, seconds_of
 
 SECONDS = 2.0
 """Between two questions of a page."""
@@ -42,7 +42,8 @@ FIRST_CHARTS = 6
 """The others are folded: the log stands below them."""
 QUIET_AFTER = 60.0
 """Seconds without a word after which a running run's last one is dated."""
-LIVING = ("starting", "loading", "running", "stopping")
+LIVING = ("starting", *LIVING_RUNS)
+"""What a page calls a run that goes on: the first before the run says so itself."""
 MAX_MESSAGE = 2000
 LOG_CLASS = "lcot-log"
 """Of the box with the run's output, whose thousands of lines would make the page as long; it stays at the newest."""
@@ -179,9 +180,7 @@ def followed_folder(own: BoardRun | None, shown: Shown, chosen: str) -> Path | N
         return written_path(chosen)
     if own is not None and own.trains:
         return own.folder
-    if shown == Shown() or shown.folder is None:
-        return _running_elsewhere() if shown == Shown() else None
-    return shown.folder
+    return _running_elsewhere() if shown == Shown() else shown.folder
 
 
 def _running_elsewhere() -> Path | None:
@@ -206,7 +205,7 @@ def status_html(run: FollowedRun, own: BoardRun | None, lang: str, now: float) -
     parts += [f"<span>{escape(fact)}</span>" for fact in facts(run, progress, state, lang, now)]
     lines = [f'<div class="lcot-status" role="status" data-state="{state}">{"".join(parts)}</div>']
     step, total = progress.get("step"), progress.get("max_steps")
-    if _is_count(step) and _is_count(total) and total > 0:
+    if is_count(step) and is_count(total) and total > 0:
         lines.append(f'<progress value="{min(step, total)}" max="{total}">{step}/{total}</progress>')
     lines += [f"<p>{escape(line)}</p>" for line in notes(own, progress, state, lang)]
     if message := message_of(run, own, progress):
@@ -249,9 +248,9 @@ def facts(run: FollowedRun, progress: dict[str, Any], state: str, lang: str, now
     step, total = progress.get("step"), progress.get("max_steps")
     if step is None and run.metrics and not run.progress:
         step = run.metrics[-1].get("step")
-    if _is_count(step) and _is_count(total) and total > 0:
+    if is_count(step) and is_count(total) and total > 0:
         found.append(text("step_of", lang, step=step, total=total))
-    elif _is_count(step):
+    elif is_count(step):
         found.append(text("step", lang, step=step))
     if state not in LIVING:
         return found
@@ -259,7 +258,7 @@ def facts(run: FollowedRun, progress: dict[str, Any], state: str, lang: str, now
         name = f"phase_{phase}"
         shown = text(name, lang) if name in SENTENCES else printable(str(phase), 60)
         done, of = progress.get("phase_done"), progress.get("phase_total")
-        found.append(f"{shown} {done}/{of}" if _is_count(done) and _is_count(of) and of > 0 else shown)
+        found.append(f"{shown} {done}/{of}" if is_count(done) and is_count(of) and of > 0 else shown)
     if _is_number(pace := progress.get("seconds_per_step")):
         found.append(text("per_step", lang, time=duration(pace)))
     if _is_number(left := progress.get("remaining_seconds")):
@@ -279,7 +278,7 @@ def notes(own: BoardRun | None, progress: dict[str, Any], state: str, lang: str)
             said = own.ending.headline
         return [said] if said else []
     pid, host = progress.get("pid"), progress.get("host")
-    if state not in LIVING or not _is_count(pid):
+    if state not in LIVING or not is_count(pid):
         return []
     where = "" if host in (None, socket.gethostname()) else f" ({printable(str(host), 100)})"
     return [text("live_elsewhere", lang, pid=pid, where=where)]
@@ -306,20 +305,6 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s" if whole < 600 and whole % 60 else f"{round(whole / 60)} min"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def seconds_of(moment: Any) -> float | None:
-    """Unix seconds of a number or an ISO text; None for anything else."""
-    if _is_number(moment):
-        return float(moment)
-    try:
-        return datetime.fromisoformat(str(moment).replace("Z", "+00:00")).timestamp()
-    except ValueError:
-        return None
-
-
-def _is_count(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

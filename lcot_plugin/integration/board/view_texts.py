@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from lcot_plugin.integration.board.view_sentences import SENTENCES
+from lcot_plugin.report.completions_table import ORDERS
 
 LANGUAGES = ("en", "ru", "zh", "ko", "ja")
 OWN_RUN = "*"
@@ -27,8 +28,6 @@ def _same(**properties: tuple[Any, ...]) -> dict[str, dict[str, Any]]:
     return {lang: {name: values[place] for name, values in properties.items()} for place, lang in enumerate(LANGUAGES)}
 
 
-ORDERS = ("newest", "oldest", "highest", "lowest", "most_varied", "got_worse")
-"""Of `RolloutQuery.order`."""
 _ORDER_NAMES = (
     (
         "newest first",

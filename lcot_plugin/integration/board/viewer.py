@@ -23,14 +23,14 @@ from lcot_plugin.errors import DataError, LcotError
 from lcot_plugin.integration.board.failure import printable
 from lcot_plugin.integration.board.live import save_root, written_path
 from lcot_plugin.integration.board.process import run_of
-from lcot_plugin.integration.board.view_texts import LOCALES, ORDERS, text
+from lcot_plugin.integration.board.view_texts import LOCALES, text
 from lcot_plugin.report.completions import COMPLETIONS_FILE
-from lcot_plugin.report.completions_table import CompletionsTable, Facets, GroupRef, RolloutQuery, Selection
+from lcot_plugin.report.completions_table import ORDERS, CompletionsTable, Facets, GroupRef, RolloutQuery, Selection
 from lcot_plugin.report.pictures import PicturePool
 from lcot_plugin.report.rollout_texts import texts_of
 from lcot_plugin.report.rollout_view import css, group_html
 from lcot_plugin.report.run_log import RUN_FILE, read_json
-from lcot_plugin.report.runs import eval_completion_files, find_runs
+from lcot_plugin.report.runs import eval_completion_files, find_runs, media_folders, reward_weights
 
 PAGE = 20
 """Groups of a page; of coloured ones, whose every token is an element of its own, COLOURED_PAGE."""
@@ -91,7 +91,7 @@ def open_file(path: Path) -> OpenFile:
     with _lock:
         found = _open.pop(path, None)
         if found is None:
-            found = OpenFile(CompletionsTable(path, path.parent), pictures_of(path.parent), weights_of(path.parent))
+            found = _opened(path)
         _open[path] = found
         while len(_open) > MAX_OPEN:
             _open.popitem(last=False)
@@ -101,28 +101,14 @@ def open_file(path: Path) -> OpenFile:
     return found
 
 
-def arguments_of(folder: Path) -> dict[str, Any]:
-    """What run.json says the run was started with; {} where it says nothing."""
+def _opened(path: Path) -> OpenFile:
+    folder = path.parent
     try:
-        found = (read_json(folder / RUN_FILE) or {}).get("arguments")
+        record = read_json(folder / RUN_FILE) or {}
     except (LcotError, OSError):  # the viewer needs no more than the completions
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def pictures_of(folder: Path) -> PicturePool:
-    """The run's pictures, looked for where its data set is too."""
-    arguments = arguments_of(folder)
-    places = [Path(str(arguments[key])) for key in ("media_dir", "dataset_dir") if arguments.get(key)]
-    return PicturePool(folder, media_dirs=places, page_bytes=PAGE_PICTURE_BYTES)
-
-
-def weights_of(folder: Path) -> dict[str, float]:
-    try:
-        plan = (read_json(folder / RUN_FILE) or {}).get("plan") or {}
-        return dict(zip(map(str, plan["rewards"]), map(float, plan["reward_weights"]), strict=True))
-    except (LcotError, OSError, KeyError, TypeError, ValueError):
-        return {}
+        record = {}
+    pictures = PicturePool(folder, media_dirs=media_folders(record), page_bytes=PAGE_PICTURE_BYTES)
+    return OpenFile(CompletionsTable(path, folder), pictures, reward_weights(record))
 
 
 # Components
@@ -177,15 +163,16 @@ def _connect(engine: Any, made: dict[str, Any], offset: Any, lang: Any) -> None:
     asked = [run, file, lang, made["viewer_tokens"], offset, *(made[name] for name in FILTERS)]
     first = dict(inputs=asked, outputs=[*shown, *facets], **quiet)
 
-    def from_start(run: str, file: str, lang: str, tokens: bool, offset: int, *filters: Any) -> list[Any]:
-        return show(run, file, lang, tokens, 0, filters)
+    def turned(pages: int | None) -> Any:
+        """So many pages on; None: to the first."""
 
-    def previous(run: str, file: str, lang: str, tokens: bool, offset: int, *filters: Any) -> list[Any]:
-        return show(run, file, lang, tokens, max(0, offset - page_size(tokens)), filters)
+        def turn(run: str, file: str, lang: str, tokens: bool, offset: int, *filters: Any) -> list[Any]:
+            place = 0 if pages is None else max(0, offset + pages * page_size(tokens))
+            return show(run, file, lang, tokens, place, filters)
 
-    def following(run: str, file: str, lang: str, tokens: bool, offset: int, *filters: Any) -> list[Any]:
-        return show(run, file, lang, tokens, offset + page_size(tokens), filters)
+        return turn
 
+    from_start = turned(None)
     run.change(file_choices, [run], [file], **quiet).then(from_start, **first)
     file.input(from_start, **first)
     for name in ("viewer_source", "viewer_outcome", "viewer_reward", "viewer_order", "viewer_tokens"):
@@ -194,8 +181,8 @@ def _connect(engine: Any, made: dict[str, Any], offset: Any, lang: Any) -> None:
         made[name].submit(from_start, **first)
     made["viewer_since_step"].submit(from_start, **first)
     made["viewer_show_btn"].click(from_start, **first)
-    made["viewer_prev_btn"].click(previous, **first)
-    made["viewer_next_btn"].click(following, **first)
+    made["viewer_prev_btn"].click(turned(-1), **first)
+    made["viewer_next_btn"].click(turned(1), **first)
 
 
 def page_size(tokens: bool) -> int:

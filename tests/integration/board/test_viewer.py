@@ -9,8 +9,8 @@ import pytest
 
 from lcot_plugin.integration.board import viewer
 from lcot_plugin.integration.board.process import BoardRun
-from lcot_plugin.integration.board.view_texts import ORDERS
 from lcot_plugin.integration.board.viewer import FILTERS, PAGE, show
+from lcot_plugin.report.completions_table import ORDERS
 from lcot_plugin.report.run_log import RUN_FILE, write_json
 
 OFFSET, COUNT, PAGE_HTML, PREVIOUS, NEXT, SOURCES, OUTCOMES, REWARDS = range(8)
@@ -164,10 +164,12 @@ def test_runs_are_found_and_the_board_s_own_comes_first(run: Path, tmp_path: Pat
 
 
 def test_weights_and_coloured_tokens(run: Path) -> None:
-    assert viewer.weights_of(run) == {"accuracy": 2.0}
+    path = run / "completions.jsonl"
+    assert viewer.open_file(path).weights == {"accuracy": 2.0}
     assert page(run, tokens=True)[PAGE_HTML].count('<details class="lcot-group"') == viewer.COLOURED_PAGE
     (run / RUN_FILE).write_text("{")
-    assert viewer.weights_of(run) == {}
+    viewer._open.clear()
+    assert viewer.open_file(path).weights == {}
 
 
 @pytest.mark.parametrize("written", ["a\0b", "~nobody-of-this-name/x", "x" * 5000, "\ud800"])
