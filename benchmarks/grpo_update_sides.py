@@ -1,6 +1,7 @@
 """The two sides of grpo_update.py: what an optimizer step is made of, and how this plugin and TRL compute it.
 
-In: a Case and the folder of a model. Out: seconds, memory and differences, as a dictionary. Linux only.
+In: a Case, the folder of a model, and where it is computed. Out: seconds, memory and differences, as a dictionary. Used
+by gpu/grpo.py too. On the CPU, Linux only.
 """
 
 from __future__ import annotations
@@ -22,7 +23,18 @@ SIGMA = math.log(3) / NormalDist().inv_cdf(0.95)
 TEXT_BEFORE, TEXT_AFTER = 20, 60
 """Text tokens of the prompt before and after its image."""
 PATCHES_PER_TOKEN = 4
-PATCH_VALUES = 3 * 2 * 14 * 14
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how both sides compute."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    checkpointing: bool = False
+    """Whether layers are recomputed in the backward pass instead of kept."""
+    optimizer_steps: int = 0
+    """Timed steps of AdamW after the last pass; the first one, which makes its states, goes before them."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +97,18 @@ def groups_of(case: Case, config: Any, first_id: int) -> list[Group]:
             side = 2 * math.isqrt(case.image_tokens)
             placeholders = [config.image_token_id] * case.image_tokens
             image = [config.vision_start_token_id, *placeholders, config.vision_end_token_id]
-            pixels = torch.randn(PATCHES_PER_TOKEN * case.image_tokens, PATCH_VALUES, generator=generator)
+            pixels = torch.randn(PATCHES_PER_TOKEN * case.image_tokens, values_of_patch(config), generator=generator)
             media = {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, side, side]])}
         prompt = text(TEXT_BEFORE) + image + text(TEXT_AFTER)
         completions = [text(length) for length in lengths]
         return Group(prompt, completions, media, [float(index % 2) for index in range(len(completions))])
 
     return [group(lengths) for lengths in case.lengths()]
+
+
+def values_of_patch(config: Any) -> int:
+    """3 channels, 2 frames, 14 x 14 or 16 x 16 pixels."""
+    return 3 * config.vision_config.temporal_patch_size * config.vision_config.patch_size**2
 
 
 class PeakMemory(threading.Thread):
@@ -113,46 +130,96 @@ def anonymous_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-def load(folder: Path) -> tuple[Any, Any]:
+def load(folder: Path, placement: Placement = Placement()) -> tuple[Any, Any]:
     """The model, its vision tower frozen, and its processor."""
     import torch
-    from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+    from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    model = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=getattr(torch, placement.dtype), attn_implementation="sdpa"
+    )
+    model.to(placement.device)
     for name, parameter in model.named_parameters():
-        # Copied, so that the weights are memory that counts as the loaded model's, not pages read in later.
-        parameter.data = parameter.data.clone()
+        if placement.device == "cpu":
+            # Copied, so that the weights are memory that counts as the loaded model's, not pages read in later.
+            parameter.data = parameter.data.clone()
         parameter.requires_grad_("visual" not in name)
+    if placement.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train(), AutoProcessor.from_pretrained(folder)
 
 
-def timed(model: Any, repeats: int, warm_up: Callable[[], float], update: Callable[[], float]) -> dict[str, Any]:
-    """Seconds, memory and loss of `update`, which leaves the gradients of the last pass in the model."""
+def timed(
+    model: Any,
+    repeats: int,
+    warm_up: Callable[[], float],
+    update: Callable[[], float],
+    placement: Placement = Placement(),
+) -> dict[str, Any]:
+    """Seconds, memory and loss of `update`, which leaves the gradients of the last pass in the model.
+
+    Of a GPU `peak` is what torch's tensors took beyond the model, `allocated` and `reserved` what they and torch's
+    allocator took altogether.
+    """
+    import torch
+
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # what an earlier case of this process has freed
-    baseline = anonymous_bytes()
+    on_gpu = placement.device != "cpu"
+    baseline = torch.cuda.memory_allocated() if on_gpu else anonymous_bytes()
     memory = PeakMemory()
-    memory.start()
+    if not on_gpu:
+        memory.start()
     warm_up()
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
     seconds, processor_seconds = [], []
     for _ in range(repeats):
         model.zero_grad(set_to_none=True)
         started, processor_started = time.perf_counter(), time.process_time()
         loss = update()
+        wait_for(placement)
         seconds.append(time.perf_counter() - started)
         processor_seconds.append(time.process_time() - processor_started)
-    memory.done.set()
-    memory.join()
-    return {
-        "seconds": seconds,
-        "processor_seconds": processor_seconds,
-        "baseline": baseline,
-        "peak": memory.peak - baseline,
-        "loss": loss,
-    }
+    figures = {"seconds": seconds, "processor_seconds": processor_seconds, "baseline": baseline, "loss": loss}
+    if on_gpu:
+        figures |= {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
+        figures["peak"] = figures["allocated"] - baseline
+    else:
+        memory.done.set()
+        memory.join()
+        figures["peak"] = memory.peak - baseline
+    if placement.optimizer_steps:
+        figures["optimizer_seconds"] = optimizer_seconds(model, placement)
+    return figures
 
 
-def run_ours(folder: Path, case: Case) -> dict[str, Any]:
+def wait_for(placement: Placement) -> None:
+    """Until a GPU has done what it was told."""
+    import torch
+
+    if placement.device != "cpu":
+        torch.cuda.synchronize()
+
+
+def optimizer_seconds(model: Any, placement: Placement) -> list[float]:
+    """Of AdamW's steps over the gradients that are there."""
+    import torch
+
+    trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=placement.device != "cpu")
+    seconds = []
+    for _ in range(1 + placement.optimizer_steps):
+        wait_for(placement)
+        started = time.perf_counter()
+        optimizer.step()
+        wait_for(placement)
+        seconds.append(time.perf_counter() - started)
+    return seconds[1:]
+
+
+def run_ours(folder: Path, case: Case, placement: Placement = Placement()) -> dict[str, Any]:
     import torch
 
     from lcot_plugin.arguments import GrpoArguments
@@ -163,9 +230,10 @@ def run_ours(folder: Path, case: Case) -> dict[str, Any]:
     from lcot_plugin.types import PackGroup
     from lcot_plugin.vlm import VisionLanguageModel
 
-    model, processor = load(folder)
+    model, processor = load(folder, placement)
+    device = torch.device(placement.device)
     vlm = VisionLanguageModel(model, processor.tokenizer)
-    banned = placeholders(vlm, processor.tokenizer)
+    banned = placeholders(vlm, processor.tokenizer).to(device)
     arguments = GrpoArguments()
     objective = make_objective(arguments, max_completion_length=max(map(max, case.lengths())))
     log_probs: list[torch.Tensor] = []
@@ -177,16 +245,16 @@ def run_ours(folder: Path, case: Case) -> dict[str, Any]:
         return sum(update_group(group, list(islice(weights, len(group.completions)))) for group in groups)
 
     def update_group(group: Group, weights: list[float]) -> float:
-        batch = pack_groups([PackGroup(group.prompt_ids, group.completions, group.media)], vlm)
+        batch = pack_groups([PackGroup(group.prompt_ids, group.completions, group.media)], vlm).to(device)
         lengths = [len(completion) for completion in group.completions]
         repeats = torch.tensor(lengths)
         spread = {
-            "advantages": advantages(group.rewards).repeat_interleave(repeats),
-            "weights": torch.tensor(weights).repeat_interleave(repeats),
+            "advantages": advantages(group.rewards).repeat_interleave(repeats).to(device),
+            "weights": torch.tensor(weights).repeat_interleave(repeats).to(device),
             "lengths": lengths,
         }
         # As the trainer: on policy the gradient by the log-probabilities is known before they are.
-        zeros = torch.zeros(sum(lengths), requires_grad=True)
+        zeros = torch.zeros(sum(lengths), requires_grad=True, device=device)
         [known] = torch.autograd.grad(policy_loss(objective, PolicyTerms(zeros, **spread))[0], zeros)
         with segment_attention(model, batch.segments):
             logps, entropies = packed_log_probs(
@@ -204,7 +272,7 @@ def run_ours(folder: Path, case: Case) -> dict[str, Any]:
         return float(loss.detach())
 
     groups, warm = (groups_of(one, model.config, len(processor.tokenizer)) for one in (case, case.warm_up()))
-    figures = timed(model, case.repeats, lambda: update(warm), lambda: update(groups))
+    figures = timed(model, case.repeats, lambda: update(warm), lambda: update(groups), placement)
     return {**figures, **(compare(model, vlm, banned, groups, torch.cat(log_probs)) if case.exact else {})}
 
 
@@ -255,7 +323,7 @@ def compare(model: Any, vlm: Any, banned: Any, groups: list[Group], log_probs: A
     }
 
 
-def run_trl(folder: Path, case: Case, micro_batch: int) -> dict[str, Any]:
+def run_trl(folder: Path, case: Case, micro_batch: int, placement: Placement = Placement()) -> dict[str, Any]:
     import llamafactory.train.tuner  # noqa: F401  (on transformers >= 5.3, trl imports only after it)
     import torch
     from datasets import Dataset
@@ -263,7 +331,7 @@ def run_trl(folder: Path, case: Case, micro_batch: int) -> dict[str, Any]:
 
     from lcot_plugin.vlm import VisionLanguageModel
 
-    model, processor = load(folder)
+    model, processor = load(folder, placement)
     if not hasattr(model, "warnings_issued"):
         model.warnings_issued = {}  # gone since transformers 5.1; TRL 0.24 writes to it
     captured: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -278,6 +346,7 @@ def run_trl(folder: Path, case: Case, micro_batch: int) -> dict[str, Any]:
             assert len(prompts) == len(rows)
             # One image per completion: what its processor makes of as many conversations.
             media = {key: torch.cat([group.media[key] for group, _ in rows]) for key in self.groups[0].media}
+            media = {key: tensor.to(placement.device) for key, tensor in media.items()}
             return [group.prompt_ids for group, _ in rows], [completion for _, completion in rows], None, media
 
         def _get_per_token_logps_and_entropies(self, model: Any, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
@@ -298,8 +367,8 @@ def run_trl(folder: Path, case: Case, micro_batch: int) -> dict[str, Any]:
             beta=0.0,
             loss_type="dapo",
             bf16=False,
-            gradient_checkpointing=False,
-            use_cpu=True,
+            gradient_checkpointing=False,  # `load` has set it
+            use_cpu=placement.device == "cpu",
             report_to="none",
         ),
         train_dataset=Dataset.from_dict({"prompt": ["?"]}),
@@ -329,7 +398,7 @@ def run_trl(folder: Path, case: Case, micro_batch: int) -> dict[str, Any]:
     groups, warm = (groups_of(one, model.config, len(processor.tokenizer)) for one in (case, case.warm_up()))
     warm_batches = prepared(warm)
     batches = prepared(groups)
-    figures = timed(model, case.theirs, lambda: update(warm_batches), lambda: update(batches))
+    figures = timed(model, case.theirs, lambda: update(warm_batches), lambda: update(batches), placement)
     if case.exact and micro_batch == case.micro_batches[-1]:
         vlm = VisionLanguageModel(model, processor.tokenizer)
         nothing = torch.tensor([], dtype=torch.int64)  # TRL excludes no token

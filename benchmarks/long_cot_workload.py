@@ -93,10 +93,10 @@ def write_records(
 
     Six of ten have one image, one has two, three have none; the second data set `<name>_images` leaves those out.
     """
-    import twins
+    import twin_tokenizers
 
     generator = random.Random(0)
-    words = [word for word in sorted(set(twins.WORDS.split())) if len(tokenizer.encode(" " + word)) == 1]
+    words = [word for word in sorted(set(twin_tokenizers.WORDS.split())) if len(tokenizer.encode(" " + word)) == 1]
     lengths = [
         min(longest, round(median * math.exp(SIGMA * NormalDist().inv_cdf((index + 0.5) / num))))
         for index in range(num)

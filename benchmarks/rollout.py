@@ -84,12 +84,7 @@ def build(setting: Setting) -> tuple[Any, Any]:
     import torch
     import transformers
     import twins
-    from tokenizers import Tokenizer, models
 
-    words = {f"<{index}>": index for index in range(setting.vocabulary)}
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, f"<{PAD}>")), pad_token=f"<{PAD}>"
-    )
     heads = setting.hidden // 64
     config = transformers.Qwen2_5_VLConfig(
         text_config={
@@ -124,11 +119,24 @@ def build(setting: Setting) -> tuple[Any, Any]:
     )
     torch.manual_seed(0)
     model = transformers.Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation="sdpa")
-    return model.float().eval(), tokenizer
+    return model.float().eval(), word_tokenizer(setting.vocabulary, PAD)
 
 
-def draw_prompts(setting: Setting) -> list[Any]:
+def word_tokenizer(vocabulary: int, pad: int) -> Any:
+    """A token for every row of the embedding, so that none is excluded from sampling."""
+    import transformers
+    from tokenizers import Tokenizer, models
+
+    words = {f"<{index}>": index for index in range(vocabulary)}
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, f"<{pad}>")), pad_token=f"<{pad}>"
+    )
+
+
+def draw_prompts(setting: Setting, config: Any, first_word: int = FIRST_WORD) -> list[Any]:
+    """config: of the model. first_word: from here on ids are words."""
     import torch
+    from grpo_update_sides import values_of_patch
 
     from lcot_plugin.types import EncodedPrompt, PromptRecord
 
@@ -137,13 +145,14 @@ def draw_prompts(setting: Setting) -> list[Any]:
     prompts = []
     for index in range(setting.prompts):
         num_words = generator.randint(*setting.text_tokens)
-        ids = [generator.randrange(FIRST_WORD, setting.vocabulary) for _ in range(num_words)]
+        ids = [generator.randrange(first_word, setting.vocabulary) for _ in range(num_words)]
         media = {}
         if setting.image_side:
-            image = [VISION_START, *[IMAGE] * (setting.image_side**2 // 4), VISION_END]
+            placeholders = [config.image_token_id] * (setting.image_side**2 // 4)
+            image = [config.vision_start_token_id, *placeholders, config.vision_end_token_id]
             ids = [*ids[:20], *image, *ids[20:]]
             media = {
-                "pixel_values": torch.randn(setting.image_side**2, 3 * 2 * 14 * 14),
+                "pixel_values": torch.randn(setting.image_side**2, values_of_patch(config)),
                 "image_grid_thw": torch.tensor([[1, setting.image_side, setting.image_side]]),
             }
         record = PromptRecord(ids, [], question="", gold="", source="random", record=index)
@@ -206,7 +215,9 @@ def run_engine(
         )
 
 
-def run_generate(setting: Setting, model: Any, prompts: list[Any], lengths: list[list[int]], bar: Any) -> list[int]:
+def run_generate(
+    setting: Setting, model: Any, tokenizer: Any, prompts: list[Any], lengths: list[list[int]], bar: Any
+) -> list[int]:
     """The lengths of what `generate` wrote, row after row."""
     import torch
     from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
@@ -223,19 +234,21 @@ def run_generate(setting: Setting, model: Any, prompts: list[Any], lengths: list
             return self.limits <= written
 
     at_once = setting.rows // setting.group_size
+    pad, image = tokenizer.pad_token_id, model.config.image_token_id
     written = []
     for first in range(0, len(prompts), at_once):
         some = prompts[first : first + at_once]
         sequences = [prompt.record.input_ids for prompt in some]
         width = max(map(len, sequences))
-        ids = torch.tensor([[PAD] * (width - len(own)) + own for own in sequences])
-        mask = torch.tensor([[0] * (width - len(own)) + [1] * len(own) for own in sequences])
-        limits = torch.tensor(lengths[first : first + at_once]).flatten()
+        ids = torch.tensor([[pad] * (width - len(own)) + own for own in sequences], device=model.device)
+        mask = torch.tensor([[0] * (width - len(own)) + [1] * len(own) for own in sequences], device=model.device)
+        limits = torch.tensor(lengths[first : first + at_once], device=model.device).flatten()
+        media = join_media([prompt.media for prompt in some], "")
         output = model.generate(
             input_ids=ids,
             attention_mask=mask,
-            **({"mm_token_type_ids": (ids == IMAGE).long()} if "mm_token_type_ids" in forward_arguments(model) else {}),
-            **join_media([prompt.media for prompt in some], ""),
+            **({"mm_token_type_ids": (ids == image).long()} if "mm_token_type_ids" in forward_arguments(model) else {}),
+            **{key: tensor.to(model.device) for key, tensor in media.items()},
             generation_config=GenerationConfig(
                 do_sample=True,
                 temperature=1.0,
@@ -243,7 +256,7 @@ def run_generate(setting: Setting, model: Any, prompts: list[Any], lengths: list
                 top_p=1.0,
                 num_return_sequences=setting.group_size,
                 max_new_tokens=int(limits.max()),
-                pad_token_id=PAD,
+                pad_token_id=pad,
             ),
             stopping_criteria=StoppingCriteriaList([AtLength(limits, width)]),
         )
@@ -285,7 +298,7 @@ def measure(setting: Setting, arms: list[str]) -> dict[str, Any]:
     from tqdm import tqdm
 
     model, tokenizer = build(setting)
-    prompts, lengths = draw_prompts(setting), draw_lengths(setting)
+    prompts, lengths = draw_prompts(setting, model.config), draw_lengths(setting)
     total = sum(map(sum, lengths))
     figures: dict[str, Any] = {
         "tokens": total,
@@ -295,12 +308,12 @@ def measure(setting: Setting, arms: list[str]) -> dict[str, Any]:
     few = replace(setting, title="warm-up", prompts=2, rows=2 * setting.group_size)
     few_lengths = [[4] * setting.group_size] * 2
     run_engine(few, model, tokenizer, prompts[:2], few_lengths, tqdm(disable=True), shared=True)
-    run_generate(few, model, prompts[:2], few_lengths, tqdm(disable=True))
+    run_generate(few, model, tokenizer, prompts[:2], few_lengths, tqdm(disable=True))
     for arm in arms:
         with tqdm(total=total, desc=f"{setting.title}: {arm}", unit="tok", unit_scale=True) as bar:
             started, cpu_started = time.perf_counter(), time.process_time()
             if arm == "generate":
-                written = run_generate(setting, model, prompts, lengths, bar)
+                written = run_generate(setting, model, tokenizer, prompts, lengths, bar)
             else:
                 groups = run_engine(setting, model, tokenizer, prompts, lengths, bar, shared=arm == "ours")
                 written = [len(completion.token_ids) for group in groups for completion in group.completions]

@@ -1,0 +1,1 @@
+"""What training costs on a GPU: `python benchmarks/gpu/run.py`."""
