@@ -30,17 +30,17 @@ class Device:
     """Bytes per second, read and written."""
 
 
-def measure_device(dtype: torch.dtype) -> Device:
-    """Times the first GPU, or the CPU."""
+def measure_device(dtype: torch.dtype, size: int = SIZE, num_bytes: int = NUM_BYTES) -> Device:
+    """Times the first GPU, or the CPU: a product of matrices of `size` rows and columns, a copy of `num_bytes`."""
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     name = torch.cuda.get_device_name(0) if cuda else f"the CPU, {torch.get_num_threads()} threads"
-    matrix = torch.randn(SIZE, SIZE, device=device).to(dtype)
+    matrix = torch.randn(size, size, device=device).to(dtype)
     seconds = _timed(lambda: matrix @ matrix, device)
-    source = torch.empty(NUM_BYTES, dtype=torch.uint8, device=device)
+    source = torch.empty(num_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     copying = _timed(lambda: target.copy_(source), device)
-    return Device(name, 2 * SIZE**3 / seconds, 2 * NUM_BYTES / copying)
+    return Device(name, 2 * size**3 / seconds, 2 * num_bytes / copying)
 
 
 def _timed(function: object, device: torch.device) -> float:
