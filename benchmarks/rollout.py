@@ -136,8 +136,8 @@ def word_tokenizer(vocabulary: int, pad: int) -> Any:
 def draw_prompts(setting: Setting, config: Any, first_word: int = FIRST_WORD) -> list[Any]:
     """config: of the model. first_word: from here on ids are words."""
     import torch
-    from grpo_update_sides import values_of_patch
 
+    from benchmarks.grpo_update_sides import values_of_patch
     from lcot_plugin.types import EncodedPrompt, PromptRecord
 
     generator = random.Random(0)

@@ -31,8 +31,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from long_cot_workload import Shape, build_model, write_records  # noqa: E402
-from step_watch import Steps, limit_memory, watch  # noqa: E402
+from benchmarks.long_cot_workload import Shape, build_model, write_records  # noqa: E402
+from benchmarks.step_watch import Steps, limit_memory, watch  # noqa: E402
 
 SHAPE = Shape(512, 2048, 6, 32768, 384, 4)
 LOSS_SHAPE = Shape(128, 256, 3, 2048, 64, 2)

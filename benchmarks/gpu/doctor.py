@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpu.cells import OK, Cell, Measured, last_line
-from gpu.roofline import Peak
-from gpu.shapes import REAL, TINY, template_of
-from gpu.tables import NONE, gib, rows_of, table
+from benchmarks.gpu.cells import OK, Cell, Measured, last_line
+from benchmarks.gpu.roofline import Peak
+from benchmarks.gpu.shapes import REAL, TINY, template_of
+from benchmarks.gpu.tables import NONE, gib, rows_of, table
 
 BOUND = 0.15
 """How far the estimate may be off."""
@@ -44,6 +44,8 @@ def cells(folder: Path, device: str, quick: bool) -> list[Cell]:
                 "side": "ours",
                 "load": QUICK_LOAD if quick else LOAD,
                 "image_tokens": (4, 12) if quick else (60, 600),
+                "prompts": 2 if quick else 32,
+                "group": 2 if quick else 8,
                 "new_tokens": 16 if quick else 1024,
             },
             allocator="",
@@ -57,14 +59,13 @@ def cells(folder: Path, device: str, quick: bool) -> list[Cell]:
 
 def recipe_of(job: dict[str, Any]) -> dict[str, Any]:
     """A run of this plugin: of stage sft that of sft.py, of stage grpo with rewards that differ whatever is written."""
-    from gpu import sft
+    from benchmarks.gpu import sft
 
     data, rows = sft.records(job)
     recipe = sft.recipe_of(job, data, rows) | {"output_dir": str(Path(job["folder"], "out", "doctor"))}
     if job["stage"] == "sft":
         return recipe
     gone = ("length_aware_packing", "pack_max_tokens", "max_steps")
-    group = 8 if job["new_tokens"] > 100 else 2
     problems(data)
     return {key: value for key, value in recipe.items() if key not in gone} | {
         "stage": "grpo",
@@ -72,11 +73,13 @@ def recipe_of(job: dict[str, Any]) -> dict[str, Any]:
         "dataset": "problems",
         "cutoff_len": 1024,
         "max_new_tokens": job["new_tokens"],
-        "grpo_num_generations": group,
+        "grpo_num_generations": job["group"],
         "grpo_reward_funcs": f"{REWARD}:by_first_token",
-        "grpo_rollout_batch_size": 4 * group,
+        # Few at once, so that the update needs more than the rollout: random completions end long before their limit,
+        # which the estimate of the rollout cannot know, while passes of the update are filled.
+        "grpo_rollout_batch_size": 2 * job["group"],
         "grpo_micro_batch_tokens": job["budget"],
-        "per_device_train_batch_size": 4 * group,
+        "per_device_train_batch_size": job["prompts"] * job["group"],
         "gradient_accumulation_steps": 1,
         "max_steps": 2,
     }

@@ -18,11 +18,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from gpu.cells import OK, Cell, Measured
-from gpu.flops import ModelOperations, Work
-from gpu.roofline import Peak
-from gpu.shapes import REAL, TINY
-from gpu.tables import gib, percent, rows_of, spread, table
+from benchmarks.gpu.cells import OK, Cell, Measured
+from benchmarks.gpu.flops import ModelOperations, Work
+from benchmarks.gpu.roofline import Peak
+from benchmarks.gpu.shapes import REAL, TINY
+from benchmarks.gpu.tables import gib, percent, rows_of, spread, table
 
 KINDS = {"sft": "packed SFT step", "update": "update of a GRPO group", "decode": "decoding"}
 LOADS = {
@@ -64,7 +64,8 @@ class Step:
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
     import torch
-    from grpo_update_sides import Placement, load, wait_for
+
+    from benchmarks.grpo_update_sides import Placement, load, wait_for
 
     on_gpu = job["device"] != "cpu"
     placement = Placement(job["device"], "bfloat16" if on_gpu else "float32", checkpointing=job["kind"] != "decode")
@@ -102,8 +103,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 def sft_step(load: dict[str, Any], model: Any, processor: Any) -> Step:
     """Whole records of one length with a picture, the language model's weights trained, AdamW."""
     import torch
-    from grpo_update_sides import Case, groups_of
 
+    from benchmarks.grpo_update_sides import Case, groups_of
     from lcot_plugin.packing.attention import segment_attention
     from lcot_plugin.packing.batch import IGNORE_INDEX, pack_examples
     from lcot_plugin.packing.loss import packed_nll
@@ -138,8 +139,7 @@ def sft_step(load: dict[str, Any], model: Any, processor: Any) -> Step:
 
 def update_step(load: dict[str, Any], model: Any, processor: Any) -> Step:
     """Forward and backward of one prompt and its completions in a pack."""
-    from grpo_update_sides import Case, groups_of, placeholders
-
+    from benchmarks.grpo_update_sides import Case, groups_of, placeholders
     from lcot_plugin.packing.attention import segment_attention
     from lcot_plugin.packing.groups import pack_groups
     from lcot_plugin.policy.head import packed_log_probs
@@ -164,7 +164,7 @@ def update_step(load: dict[str, Any], model: Any, processor: Any) -> Step:
 
 
 def training_step(model: Any, run: Callable[[], None], batch: Any, squares: int) -> Step:
-    from step_watch import patches
+    from benchmarks.step_watch import patches
 
     tokens = batch.input_ids.shape[1]
     work = Work(tokens, squares, len(batch.target_ids), *patches(batch.media))
@@ -173,10 +173,10 @@ def training_step(model: Any, run: Callable[[], None], batch: Any, squares: int)
 
 def decode_step(load: dict[str, Any], model: Any, processor: Any) -> Step:
     """A short rollout with all rows at once; prompts are a small part of it."""
-    import rollout
     from tqdm import tqdm
 
-    from gpu.rollouts import least_bytes
+    from benchmarks import rollout
+    from benchmarks.gpu.rollouts import least_bytes
 
     model.eval().requires_grad_(False)
     vocabulary, group = model.config.get_text_config().vocab_size, load["group"]
@@ -219,8 +219,8 @@ def profiled(run: Callable[[], Any], on_gpu: bool) -> list[Kernel]:
         found = kernels_of(json.loads(file.read_text(errors="replace")))
     if not found:
         raise RuntimeError(
-            "torch's profiler saw no kernels: it needs CUPTI, which comes with torch's CUDA wheels, and a container that "
-            "lets it trace"
+            "torch's profiler saw no kernels: it needs CUPTI, which comes with torch's CUDA wheels, and a container "
+            "that lets it trace"
         )
     return found
 

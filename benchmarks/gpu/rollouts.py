@@ -16,12 +16,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import rollout
-
-from gpu.cells import Cell, Measured
-from gpu.roofline import Peak
-from gpu.shapes import REAL, TINY, image_side
-from gpu.tables import NONE, gib, rows_of, spread, table
+from benchmarks import rollout
+from benchmarks.gpu.cells import Cell, Measured
+from benchmarks.gpu.roofline import Peak
+from benchmarks.gpu.shapes import REAL, TINY, image_side
+from benchmarks.gpu.tables import NONE, gib, rows_of, spread, table
 
 SIDES = {
     "ours": "lcot-plugin, in process",
@@ -45,7 +44,7 @@ NO_VLLM = "needs --vllm-python; `lcot vllm install DIR` makes the environment"
 
 def cells(folder: Path, device: str, quick: bool, vllm_python: Path | None = None) -> list[Cell]:
     found = []
-    for shape in TINY if quick else REAL:
+    for shape in TINY[:1] if quick else REAL:
         for name, setting in (QUICK if quick else SETTINGS).items():
             for side in SIDES:
                 job = job_of(folder, device, shape, side, setting, 1 if quick else REPEATS)
@@ -80,8 +79,9 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 def in_process(job: dict[str, Any], setting: rollout.Setting) -> dict[str, Any]:
     import torch
-    from grpo_update_sides import Placement, load, wait_for
     from tqdm import tqdm
+
+    from benchmarks.grpo_update_sides import Placement, load, wait_for
 
     placement = Placement(job["device"], "float32" if job["device"] == "cpu" else "bfloat16")
     model, processor = load(Path(job["folder"], "models", job["shape"]), placement)
@@ -193,9 +193,9 @@ def report(measured: Sequence[Measured], top: Peak, hardware: dict[str, Any]) ->
     header = ["shape", "setting", "completions", "side", "tokens/s", "ours is x", "seconds", "of the least time"]
     header += ["GiB allocated", "GiB reserved"]
     text = (
-        "Tokens of completions per second of the whole rollout, prompts and pictures included; the same lengths for all. "
-        "The least time is that of reading the weights once per step of all rows, and keys and values, at the roof's "
-        "bandwidth. vLLM takes the memory that it is told to take."
+        "Tokens of completions per second of the whole rollout, prompts and pictures included; the same lengths for "
+        "all. The least time is that of reading the weights once per step of all rows, and keys and values, at the "
+        "roof's bandwidth. vLLM takes the memory that it is told to take."
     )
     return f"## Rollouts\n\n{text}\n\n{table(header, rows_of(measured, keys, values, len(header) - 4))}\n"
 

@@ -15,28 +15,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-sys.path[:] = [str(path) for path in (ROOT, ROOT / "tests", HERE.parent)] + [
-    path for path in sys.path if Path(path or ".").resolve() != HERE
-]
+if not __package__:  # run as a script: the repository in place of this folder, whose modules are benchmarks.gpu's
+    ROOT = Path(__file__).resolve().parents[2]
+    sys.path[:1] = [str(ROOT), str(ROOT / "tests")]
 
-from gpu import doctor, grpo, kernels, rollouts, sft  # noqa: E402
-from gpu.cells import FAILED, Cell, Measured, answer_cell, in_a_process, measure  # noqa: E402
-from gpu.roofline import hardware_of, roof  # noqa: E402
-from gpu.tables import heading  # noqa: E402
+from benchmarks.gpu import doctor, grpo, kernels, rollouts, sft
+from benchmarks.gpu.cells import FAILED, Cell, Measured, answer_cell, in_a_process, measure
+from benchmarks.gpu.roofline import hardware_of, roof
+from benchmarks.gpu.tables import heading
 
 PARTS = {"sft": sft, "grpo": grpo, "rollout": rollouts, "profile": kernels, "doctor": doctor}
 
 
 def build_model(job: dict[str, Any]) -> dict[str, Any]:
-    from gpu.shapes import build
+    from benchmarks.gpu.shapes import build
 
     return {"folder": str(build(Path(job["folder"], "models"), job["shape"], job["device"]))}
 
@@ -129,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     if arguments.cell:
         return answer_cell(arguments.cell, MEASURES)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: the cell's process is ended too
     return int(any(result["status"] == FAILED for _, result in run(arguments)))
 
 

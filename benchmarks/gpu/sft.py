@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
-from gpu.cells import Cell, Measured
-from gpu.flops import ModelOperations, Work
-from gpu.roofline import Peak
-from gpu.shapes import MOST_IMAGE_TOKENS, PATCH, REAL, SHAPES, TINY, template_of
-from gpu.tables import NONE, gib, percent, rows_of, spread, table
+from benchmarks.gpu.cells import Cell, Measured
+from benchmarks.gpu.flops import ModelOperations, Work
+from benchmarks.gpu.roofline import Peak
+from benchmarks.gpu.shapes import MOST_IMAGE_TOKENS, PATCH, REAL, SHAPES, TINY, template_of
+from benchmarks.gpu.tables import NONE, gib, percent, rows_of, spread, table
 
 SIDES = {"ours": "lcot-plugin", "neat_packing": "LLaMA-Factory, neat_packing", "batch_1": "LLaMA-Factory, batch 1"}
 
@@ -74,17 +75,18 @@ def cells(folder: Path, device: str, quick: bool) -> list[Cell]:
 
 def records(job: dict[str, Any]) -> tuple[Path, int]:
     """Writes the records once; returns their folder and about how many have the tokens of an optimizer step."""
-    from long_cot_workload import write_records
     from transformers import AutoTokenizer
 
+    from benchmarks.long_cot_workload import write_records
+
     family, budget, load = SHAPES[job["shape"]].family, job["budget"], job["load"]
-    folder = Path(job["folder"], "records", f"{family}_{budget}")
     longest = min(load["longest"], budget - budget // 16)
     mean = mean_length(load["median"], longest)
+    wanted = 1.5 * (load["warm_up"] + load["steps"]) * load["step_tokens"]
+    number = round(wanted / mean / 0.7)  # seven of ten have pictures
+    folder = Path(job["folder"], "records", f"{family}_{budget}_{number}")
     if not (folder / "dataset_info.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        wanted = 1.5 * (load["warm_up"] + load["steps"]) * load["step_tokens"]
-        number = round(wanted / mean / 0.7)  # seven of ten have pictures
         tokenizer = AutoTokenizer.from_pretrained(Path(job["folder"], "models", job["shape"]))
         write_records(folder, "records", tokenizer, number, load["median"], longest, tuple(job["image_tokens"]))
     return folder, max(1, round(load["step_tokens"] / mean))
@@ -95,7 +97,7 @@ def mean_length(median: int, longest: int) -> float:
     import math
     from statistics import NormalDist, fmean
 
-    from long_cot_workload import SIGMA
+    from benchmarks.long_cot_workload import SIGMA
 
     deviations = [NormalDist().inv_cdf((index + 0.5) / 1000) for index in range(1000)]
     return fmean(min(longest, median * math.exp(SIGMA * one)) for one in deviations)
@@ -103,8 +105,9 @@ def mean_length(median: int, longest: int) -> float:
 
 def recipe_of(job: dict[str, Any], data: Path, rows: int) -> dict[str, Any]:
     """LLaMA-Factory's keys. rows: records that hold an optimizer step's tokens."""
-    import sft_throughput
     from transformers.utils import is_flash_attn_2_available
+
+    from benchmarks import sft_throughput
 
     load, budget, on_gpu = job["load"], job["budget"], job["device"] != "cpu"
     settings = sft_throughput.Settings(budget=budget, rows=rows)
@@ -128,10 +131,17 @@ def recipe_of(job: dict[str, Any], data: Path, rows: int) -> dict[str, Any]:
         "optim": "adamw_torch_fused" if on_gpu else "adamw_torch",
         "flash_attn": "fa2" if on_gpu and is_flash_attn_2_available() else "sdpa",
         "enable_liger_kernel": on_gpu and job["side"] != "ours" and installed("liger_kernel"),
-        "dataloader_num_workers": 4 if on_gpu else 0,
+        "dataloader_num_workers": loader_workers() if on_gpu else 0,
         "disable_tqdm": True,
         "output_dir": str(Path(job["folder"], "out", "sft")),
     }
+
+
+def loader_workers() -> int:
+    """4, or none where they could not hand over what they make: pixels, and masks of a row by the row, go through
+    shared memory, of which a container may have as little as 64 MiB."""
+    shared = Path("/dev/shm")
+    return 4 if shared.exists() and disk_usage(shared).free >= 16 * 2**30 else 0
 
 
 def installed(package: str) -> bool:
@@ -153,8 +163,9 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 def train(recipe: dict[str, Any], warm_up: int, tuning: str) -> dict[str, Any]:
     """Runs a recipe of stage sft. tuning: as `ModelOperations.training` takes it."""
     from llamafactory.train.tuner import run_exp
-    from step_watch import Steps, watch
     from transformers import TrainerCallback
+
+    from benchmarks.step_watch import Steps, watch
 
     steps, operations = Steps(), []
 
@@ -172,7 +183,8 @@ def train(recipe: dict[str, Any], warm_up: int, tuning: str) -> dict[str, Any]:
         "allocated": steps.allocated,
         "reserved": steps.reserved,
         "attention": recipe["flash_attn"],
-        "liger": recipe.get("enable_liger_kernel", False),
+        "liger": recipe["enable_liger_kernel"],
+        "loader_workers": recipe["dataloader_num_workers"],
     }
 
 
@@ -201,16 +213,16 @@ def report(measured: Sequence[Measured], top: Peak, hardware: dict[str, Any]) ->
             f"{sum(result['tokens']) / len(result['tokens']):,.0f}",
             gib(result["allocated"]),
             gib(result["reserved"]),
-            result["attention"] + (" + liger" if result["liger"] else ""),
+            result["attention"] + (" + liger" if result["liger"] else "") + f", {result['loader_workers']} loaders",
         ]
 
     header = ["shape", "tuning", "tokens a pass", "side", "tokens/s", "ours is x", "MFU", "seconds a step"]
     header += ["tokens a step", "GiB allocated", "GiB reserved", "kernels"]
     rows = rows_of(measured, keys, values, len(header) - 4)
     text = (
-        "Real tokens (no padding) per second over whole optimizer steps, data and optimizer included; median, least and "
-        "most over the steps after the warm-up. The same records with pictures for all sides, vision tower frozen, "
-        "gradient checkpointing on. MFU counts what the mathematics needs: no recomputation, no padding."
+        "Real tokens (no padding) per second over whole optimizer steps, data and optimizer included; median, least "
+        "and most over the steps after the warm-up. The same records with pictures for all sides, vision tower "
+        "frozen, gradient checkpointing on. MFU counts what the mathematics needs: no recomputation, no padding."
     )
     return f"## SFT\n\n{text}\n\n{table(header, rows)}\n"
 
@@ -227,8 +239,3 @@ def figures(measured: Sequence[Measured], top: Peak) -> dict[str, Any]:
         "mfu": {cell.name: round(mfu(result, top), 4) for cell, result in done},
         "allocated_gib": {cell.name: round(result["allocated"] / 2**30, 2) for cell, result in done},
     }
-
-
-def as_json(value: Any) -> Any:
-    """As a file gives it back."""
-    return json.loads(json.dumps(value))

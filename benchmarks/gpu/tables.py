@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import Any
 
-from gpu.cells import OK, Measured
-from gpu.roofline import roof
+from benchmarks.gpu.cells import OK, Measured
+from benchmarks.gpu.roofline import roof
 
 NONE = "-"
 """What was not measured."""
