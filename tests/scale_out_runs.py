@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from engines_on_cpu import import_path, needs_deepspeed
-from recipe_runs import run
+from recipe_runs import grpo_recipe, run
 from safetensors.torch import load_file
-from twins import TWIN_TEMPLATES, write_problems
+from twins import write_problems
 
 ROOT = Path(__file__).parent.parent
 REWARD = '''
@@ -40,31 +40,17 @@ def tiny_recipe(folder: Path, twin: Callable[[str], Path]) -> dict[str, Any]:
     """
     write_problems(folder, 8, num_text_only=3, num_two_images=2)
     (folder / "reward.py").write_text(REWARD)
-    return {
-        "model_name_or_path": str(twin("qwen2_5_vl")),
-        "template": TWIN_TEMPLATES["qwen2_5_vl"],
-        "stage": "grpo",
-        "do_train": True,
-        "finetuning_type": "full",
-        "dataset": "problems",
-        "dataset_dir": str(folder),
-        "media_dir": str(folder),
-        "cutoff_len": 512,
-        "max_new_tokens": 12,
-        "grpo_num_generations": 4,
-        "grpo_num_iterations": 2,
-        "grpo_beta": 0.05,
-        "grpo_reward_funcs": f"{folder / 'reward.py'}:even_tokens",
-        "grpo_micro_batch_tokens": 300,
-        "per_device_train_batch_size": 8,
-        "gradient_accumulation_steps": 2,
-        "learning_rate": 1e-3,
-        "max_grad_norm": 1.0,
-        "max_steps": 4,
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "report_to": "none",
-    }
+    return grpo_recipe(
+        folder,
+        twin,
+        grpo_num_iterations=2,
+        grpo_beta=0.05,
+        grpo_reward_funcs=f"{folder / 'reward.py'}:even_tokens",
+        grpo_micro_batch_tokens=300,
+        max_grad_norm=1.0,
+        max_steps=4,
+        save_strategy="no",
+    )
 
 
 def train(recipe: dict[str, Any], way: str, folder: Path, processes: int = 2, **changes: Any) -> Any:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from recipe_runs import run
+from recipe_runs import grpo_recipe, run
 from safetensors.torch import load_file
-from twins import TWIN_TEMPLATES, write_problems
+from twins import write_problems
 
 from lcot_plugin.policy.sampler import PromptBlockSampler
 
@@ -60,31 +60,17 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, twin: Any) -> dict[str, Any
     folder = tmp_path_factory.mktemp("grpo")
     write_problems(folder, 6, num_text_only=2, num_two_images=2)
     (folder / "reward.py").write_text(REWARD)
-    return {
-        "model_name_or_path": str(twin("qwen2_5_vl")),
-        "template": TWIN_TEMPLATES["qwen2_5_vl"],
-        "stage": "grpo",
-        "do_train": True,
-        "finetuning_type": "full",
-        "dataset": "problems",
-        "dataset_dir": str(folder),
-        "media_dir": str(folder),
-        "cutoff_len": 512,
-        "max_new_tokens": 12,
-        "grpo_num_generations": 4,
-        "grpo_num_iterations": 2,
-        "grpo_beta": 0.05,
-        "grpo_reward_funcs": f"{folder / 'reward.py'}:even_tokens",
-        "per_device_train_batch_size": 8,
-        "gradient_accumulation_steps": 2,
-        "learning_rate": 1e-3,
-        "max_grad_norm": 0.0,
-        "max_steps": 8,
-        "save_steps": 5,
-        "logging_steps": 1,
-        "report_to": "none",
-        "use_cpu": True,
-    }
+    return grpo_recipe(
+        folder,
+        twin,
+        grpo_num_iterations=2,
+        grpo_beta=0.05,
+        grpo_reward_funcs=f"{folder / 'reward.py'}:even_tokens",
+        max_grad_norm=0.0,
+        max_steps=8,
+        save_steps=5,
+        use_cpu=True,
+    )
 
 
 @pytest.fixture(scope="module")

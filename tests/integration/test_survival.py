@@ -16,15 +16,17 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import recipe_runs
 import torch
 import yaml
 from safetensors.torch import load_file
-from twins import TWIN_TEMPLATES, write_problems
+from twins import write_problems
 
 from lcot_plugin.integration import launcher, survival
 from lcot_plugin.survival.checkpoints import fault_of, newest_whole
 
 SECRETS = {name: f"a-secret-{name.lower()}" for name in ("HF_TOKEN", "OPENAI_API_KEY", "VLLM_API_KEY", "WANDB_API_KEY")}
+FAULTS = Path(__file__).parent / "run_with_fault.py"
 REWARD = '''
 def begins_even(completions, completion_ids, **kwargs):
     """0 or 1, so that all completions of a group often earn the same."""
@@ -34,16 +36,8 @@ def begins_even(completions, completion_ids, **kwargs):
 
 def run(recipe: dict[str, Any], folder: Path, *, processes: int = 1, **faults: int) -> subprocess.CompletedProcess[str]:
     """Trains into `folder`/out with run_with_fault.py."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump({**recipe, "output_dir": str(folder / "out")}))
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += [str(Path(__file__).parent / "run_with_fault.py"), str(path)]
-    command += [f"{name}={value}" for name, value in faults.items()]
-    environment = {**os.environ, **SECRETS, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    words = [f"{name}={value}" for name, value in faults.items()]
+    return recipe_runs.run(recipe, folder, *words, processes=processes, environment=SECRETS, program=FAULTS)
 
 
 @pytest.fixture(scope="module")
@@ -52,32 +46,18 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, twin: Any) -> dict[str, Any
     folder = tmp_path_factory.mktemp("survival")
     write_problems(folder, 6, num_text_only=2, num_two_images=1)
     (folder / "reward.py").write_text(REWARD)
-    return {
-        "model_name_or_path": str(twin("qwen2_5_vl")),
-        "template": TWIN_TEMPLATES["qwen2_5_vl"],
-        "stage": "grpo",
-        "do_train": True,
-        "finetuning_type": "full",
-        "dataset": "problems",
-        "dataset_dir": str(folder),
-        "media_dir": str(folder),
-        "cutoff_len": 512,
-        "max_new_tokens": 12,
-        "grpo_num_generations": 4,
-        "grpo_num_iterations": 2,
-        "grpo_replay_groups": 4,
-        "grpo_reward_funcs": f"{folder / 'reward.py'}:begins_even",
-        "per_device_train_batch_size": 8,
-        "gradient_accumulation_steps": 2,
-        "learning_rate": 1e-3,
-        "max_grad_norm": 1.0,
-        "max_steps": 6,
-        "save_steps": 100,
-        "save_strategy": "steps",
-        "logging_steps": 1,
-        "report_to": "none",
-        "use_cpu": True,
-    }
+    return recipe_runs.grpo_recipe(
+        folder,
+        twin,
+        grpo_num_iterations=2,
+        grpo_replay_groups=4,
+        grpo_reward_funcs=f"{folder / 'reward.py'}:begins_even",
+        max_grad_norm=1.0,
+        max_steps=6,
+        save_steps=100,
+        save_strategy="steps",
+        use_cpu=True,
+    )
 
 
 @pytest.fixture(scope="module")
