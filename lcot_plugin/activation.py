@@ -34,6 +34,7 @@ SEAMS: dict[str, str] = {
     "llamafactory.data.collator": "lcot_plugin.integration.pictures",
     "llamafactory.data.template": "lcot_plugin.integration.templates",
     "llamafactory.data.loader": "lcot_plugin.integration.data",
+    "llamafactory.model.model_utils.quantization": "lcot_plugin.integration.quantization",
     "llamafactory.model.model_utils.visual": "lcot_plugin.integration.composite_models",
     "llamafactory.train.sft.trainer": "lcot_plugin.integration.resume",
     "llamafactory.train.sft.workflow": "lcot_plugin.integration.packing",

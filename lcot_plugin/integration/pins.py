@@ -358,6 +358,14 @@ PINS: tuple[Pin, ...] = (
         parameters="model_type projector_keys vision_model_keys language_model_keys lora_conflict_keys",
     ),
     Pin("model.model_utils.visual", "COMPOSITE_MODELS", "integration/composite_models.py", "looks families up in it"),
+    # integration/quantization.py
+    Pin(
+        "model.model_utils.quantization",
+        "configure_quantization",
+        "integration/quantization.py",
+        "wraps it",
+        parameters="config tokenizer model_args is_trainable init_kwargs",
+    ),
     # integration/stage.py and the trainer
     Pin(
         "train.tuner",

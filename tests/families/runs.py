@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,12 +88,12 @@ class Workplace:
             merged["model_name_or_path"] = str(self.twin)
         return {key: value for key, value in merged.items() if value is not None}
 
-    def run(self, stage: str, **changes: Any) -> Path:
+    def run(self, stage: str, callbacks: Sequence[Any] = (), **changes: Any) -> Path:
         """Runs a recipe in this process and returns its output folder."""
         from llamafactory.train.tuner import run_exp
 
         recipe = self.recipe(stage, **changes)
-        run_exp(dict(recipe))
+        run_exp(dict(recipe), callbacks=list(callbacks))
         return self.folder / recipe["output_dir"]
 
     def history(self, output: Path) -> list[dict[str, Any]]:
@@ -109,12 +110,12 @@ def workplace(folder: Path, family: str, twin: Path, data_sets: tuple[str, ...] 
     return Workplace(folder, family, twin)
 
 
-def load(directory: Path, adapter: Path | None = None) -> Any:
-    """A model in eval mode and float32, with an adapter or without."""
+def load(directory: Path, adapter: Path | None = None, **settings: Any) -> Any:
+    """A model in eval mode and float32, with an adapter or without; `settings`: of `from_pretrained`."""
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
-    model = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float32)
+    model = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float32, **settings)
     return (model if adapter is None else PeftModel.from_pretrained(model, adapter)).eval()
 
 

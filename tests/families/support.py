@@ -48,7 +48,7 @@ def row(family: str) -> list[str]:
         "yes",  # test_families.test_lora, for every family
         "yes",  # test_families.test_full
         "yes",  # test_families.test_full, test_a_tower_that_is_not_frozen
-        NOT_TESTED,
+        "yes",  # test_qlora.test_qlora
         "yes" if twin in vllm else NOT_TESTED,
         "SFT" if architecture in test_packed_families.MROPE else NOT_TESTED,
     ]

@@ -19,6 +19,7 @@ from lcot_plugin.integration.recipe_doctor.memory import (
     Sharding,
     Static,
     UpdatePass,
+    bits_per_weight,
     device_bytes,
     rollout_bytes,
     static_bytes,
@@ -212,7 +213,9 @@ def examine_memory(
     sharding = Sharding(found.num_processes, zero_stage(written), bool(written.get("fsdp")), *host)
     dtype = run.model.compute_dtype or torch.float32
     optimizer = str(run.training.optim).rpartition(".")[2].lower()
-    static = static_bytes(model, dtype, optimizer, run.model.quantization_bit, sharding)
+    args = run.model
+    bits = bits_per_weight(args.quantization_bit, args.quantization_method, args.double_quantization)
+    static = static_bytes(model, dtype, optimizer, bits, sharding)
     kept = static.weights + static.gradients + static.optimizer
     trains = run.training.do_train
     phases: dict[str, float] = {}

@@ -14,6 +14,7 @@ from lcot_plugin.integration.recipe_doctor.memory import (
     LiveBytes,
     Sharding,
     UpdatePass,
+    bits_per_weight,
     rollout_bytes,
     static_bytes,
     vision_bytes,
@@ -75,9 +76,23 @@ def test_what_stays_over_a_step(
     assert (found.weights, found.gradients, found.optimizer, found.casts, found.step) == expected
 
 
-def test_quantised_layers_take_their_bits(linear: torch.nn.Module) -> None:
-    found = static_bytes(linear, torch.bfloat16, "adamw_torch", 4, Sharding())
-    assert found.weights == pytest.approx(1000 * 0.52 + 400)
+@pytest.mark.parametrize(
+    ("keys", "bytes_per_weight"),
+    [
+        # 64 weights of 4 bits with a scale: in float32; in 8 bits, and 4 bytes for 256 scales; 2 x 2 bytes (HQQ).
+        ((4, "bnb", False), (32 + 4) / 64),
+        ((4, "bnb", True), (32 + 1 + 4 / 256) / 64),
+        ((4, "hqq", True), (32 + 4) / 64),
+        ((8, "bnb", True), 1),
+        ((None, "bnb", True), 2),
+    ],
+)
+def test_quantised_layers_take_their_bits(
+    linear: torch.nn.Module, keys: tuple[Any, ...], bytes_per_weight: float
+) -> None:
+    """The output layer, which is trained here, keeps its 100 weights of 4 bytes."""
+    found = static_bytes(linear, torch.bfloat16, "adamw_torch", bits_per_weight(*keys), Sharding())
+    assert found.weights == pytest.approx(1000 * bytes_per_weight + 400)
 
 
 def on_meta(model: torch.nn.Module) -> Any:
