@@ -160,7 +160,8 @@ def by_vllm(job: dict[str, Any], setting: rollout.Setting) -> dict[str, Any]:
     asked.write_text(json.dumps({**job, "model": str(model), "pixels": side, "answer": str(answer)}))
     own = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTORCH_ALLOC_CONF")}
     script = Path(__file__).with_name("vllm_side.py")
-    done = subprocess.run([job["vllm_python"], str(script), str(asked)], env=own, stderr=subprocess.STDOUT)
+    # -I: without this folder on its path, where vLLM would find our kernels.py for Hugging Face's package.
+    done = subprocess.run([job["vllm_python"], "-I", str(script), str(asked)], env=own, stderr=subprocess.STDOUT)
     if not answer.exists():
         raise RuntimeError(f"vLLM's process ended with code {done.returncode} and no figures; its output is in the log")
     return {**json.loads(answer.read_text()), "least_bytes": None, "allocated": 0, "reserved": 0}

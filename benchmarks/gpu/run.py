@@ -68,6 +68,8 @@ def run(arguments: argparse.Namespace) -> list[Measured]:
     folder = arguments.output.resolve() / ("quick" if arguments.quick else "full")
     cells = cells_of(arguments, folder)
     hardware = needed("hardware", {"device": arguments.device}, folder, arguments.device, arguments.minutes)
+    if arguments.device == "cuda" and float(hardware["capability"]) < 8.0:
+        raise SystemExit(f"{hardware['name']} has no bfloat16 products: an Ampere GPU or a newer one is needed.")
     for shape in sorted({cell.job["shape"] for cell in cells if not cell.missing}):
         job = {"folder": str(folder), "shape": shape, "device": arguments.device}
         needed("model", job, folder, arguments.device, arguments.minutes)
