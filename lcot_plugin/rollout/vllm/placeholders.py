@@ -43,9 +43,9 @@ class Placeholders:
         self.tokenizer = tokenizer
         self.image: int | None = vlm.image_token_id
         self._vocabulary: dict[str, int] = tokenizer.get_vocab()
-        family = getattr(vlm.config, "model_type", "")
-        self._collapse = COLLAPSERS.get(family, Placeholders.collapse_runs)
-        self.advice = ADVICE.get(family, OTHER_ADVICE)
+        self._family = getattr(vlm.config, "model_type", "")
+        self._collapse = COLLAPSERS.get(self._family, Placeholders.collapse_runs)
+        self.advice = ADVICE.get(self._family, OTHER_ADVICE)
         """What to do where the server reads another prompt."""
 
     def collapsed(self, token_ids: Sequence[int], num_images: int) -> list[int]:
@@ -74,17 +74,47 @@ class Placeholders:
         return [token_id for is_image, run in runs for token_id in (run[:1] * per_run if is_image else run)]
 
     def collapse_framed(self, token_ids: Sequence[int], num_images: int) -> list[int]:
-        """As `collapse_runs`, where vLLM writes the `<img>` and `</img>` around the run too (InternVL)."""
-        opening, closing = self._vocabulary.get("<img>"), self._vocabulary.get("</img>")
-        runs = self.collapse_runs(token_ids, num_images)
+        """Where vLLM writes the tokens around an image too, and those between its tiles: InternVL, Gemma 4, LFM2-VL."""
+        opening, closing = (self._vocabulary.get(name) for name in FRAMES[self._family](self.tokenizer))
         kept: list[int] = []
-        for place, token_id in enumerate(runs):
-            before = runs[place - 1] if place else None
-            after = runs[place + 1] if place + 1 < len(runs) else None
-            opens, closes = token_id == opening and after == self.image, token_id == closing and before == self.image
-            if not (opens or closes):
-                kept.append(token_id)
-        return kept
+        start = None
+        """In `kept`, of the last frame that may hold an image."""
+        for token_id in token_ids:
+            kept.append(token_id)
+            if token_id == opening:
+                start = len(kept) - 1
+            elif token_id == closing and start is not None and self.image in kept[start:]:
+                kept[start:] = [self.image]
+                start = None
+        return self._counted(kept, num_images)
+
+    def collapse_tiles(self, token_ids: Sequence[int], num_images: int) -> list[int]:
+        """SmolVLM and Idefics3: every tile begins with the same token, the whole image is the last one and ends with
+        that token."""
+        edge, whole = (self._vocabulary.get(name) for name in ("<fake_token_around_image>", "<global-img>"))
+        kept: list[int] = []
+        start = None
+        """In `kept`, of the image."""
+        seen_whole = False
+        for token_id in token_ids:
+            kept.append(token_id)
+            if token_id == edge and start is None:
+                start = len(kept) - 1
+            elif token_id == edge and seen_whole:
+                kept[start:] = [inner for inner in kept[start:] if inner == self.image][:1]
+                start, seen_whole = None, False
+            elif token_id == whole and start is not None:
+                seen_whole = True
+        return self._counted(kept, num_images)
+
+    def _counted(self, sent: list[int], num_images: int) -> list[int]:
+        found = sum(token_id == self.image for token_id in sent)
+        if found != num_images:
+            raise ArgumentError(
+                f"A prompt has {num_images} images, and the tokens around them show {found}: vLLM cannot be told where "
+                "they stand. Write `grpo_rollout_engine: transformers`."
+            )
+        return sent
 
     def collapse_paragraphs(self, token_ids: Sequence[int], num_images: int) -> list[int]:
         r"""Where vLLM puts a paragraph in place of the opening token (Gemma 3): `\n\n`, the opening token, the run,
@@ -164,8 +194,15 @@ def token_name(tokenizer: Any, token_id: int) -> str:
     return f"{tokenizer.decode([token_id])!r} ({token_id})" if known else f"{token_id}, which the tokenizer lacks"
 
 
+FRAMES: dict[str, Callable[[Any], tuple[str, str]]] = {
+    "internvl": lambda tokenizer: ("<img>", "</img>"),
+    "lfm2_vl": lambda tokenizer: ("<|image_start|>", "<|image_end|>"),
+    "gemma4": lambda tokenizer: (tokenizer.boi_token, tokenizer.eoi_token),
+}
+"""What stands around an image."""
 COLLAPSERS: dict[str, Callable[[Placeholders, Sequence[int], int], list[int]]] = {
-    "internvl": Placeholders.collapse_framed,
+    **dict.fromkeys(FRAMES, Placeholders.collapse_framed),
+    **dict.fromkeys(("smolvlm", "idefics3"), Placeholders.collapse_tiles),
     "gemma3": Placeholders.collapse_paragraphs,
 }
 """By the model type of the configuration; every other family has one token in place of each run."""

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 from loaded_twins import ONE_IMAGE, TEXT, TWO_IMAGES, load_twin
 from rollout.vllm.fake_server import parts
+from twins import TRANSFORMERS_5
 
 from lcot_plugin.errors import ArgumentError
 from lcot_plugin.rollout.vllm.placeholders import Placeholders
@@ -11,6 +12,7 @@ from lcot_plugin.rollout.vllm.placeholders import Placeholders
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning")
 
 
+NEEDS_5 = pytest.mark.skipif(not TRANSFORMERS_5, reason="transformers 4.57 lacks the family")
 NAMES = {"B": "<start_of_image>", "E": "<end_of_image>"}
 
 
@@ -58,7 +60,18 @@ def test_line_breaks_around_a_gemma_image_are_taken_apart(ours, sent):
     assert placeholders.collapsed(list(map(ids, ours)), 1) == list(map(ids, sent))
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "internvl", "gemma3", "llava", "llava_onevision"])
+FRAMES = {
+    "internvl": ("<img>", "</img>"),
+    "gemma3": ("<end_of_image>",),
+    "gemma4": ("<|boi|>", "<|eoi|>"),
+    "lfm2_vl": ("<|image_start|>", "<|image_end|>", "<|img_thumbnail|>", "<|img_row_1_col_1|>"),
+    "smolvlm": ("<fake_token_around_image>", "<global-img>", "<row_1_col_1>"),
+}
+FAMILIES = ["qwen2_5_vl", "qwen3_vl", "internvl", "gemma3", "llava", "llava_onevision", "smolvlm"]
+FAMILIES += ["qwen3_5", "lfm2_vl", "gemma4"] if TRANSFORMERS_5 else []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_sends_one_token_per_image(twin, family):
     loaded = load_twin(twin(family))
     placeholders = Placeholders(loaded.vlm, loaded.tokenizer)
@@ -69,9 +82,26 @@ def test_every_family_sends_one_token_per_image(twin, family):
         assert sent.count(opening) == num_images
         assert (sent == ids) == (num_images == 0)
         # What is not an image is as before, and nothing of an image but its token is left.
-        frame = {"internvl": ("<img>", "</img>"), "gemma3": ("<end_of_image>",)}.get(family, ())
-        assert not set(sent) & {loaded.tokenizer.get_vocab()[name] for name in frame}
+        frame = {loaded.tokenizer.get_vocab()[name] for name in FRAMES.get(family, ())}
+        assert not set(sent) & frame
         assert sent[-4:] == ids[-4:]
+
+
+@pytest.mark.parametrize("family", ["internvl", "smolvlm", pytest.param("lfm2_vl", marks=NEEDS_5)])
+def test_tokens_of_a_frame_in_the_text_stay(twin, family):
+    loaded = load_twin(twin(family))
+    placeholders, vocabulary = Placeholders(loaded.vlm, loaded.tokenizer), loaded.tokenizer.get_vocab()
+    edges = [vocabulary[name] for name in FRAMES[family][:2]]
+    ids = loaded.prompts[TWO_IMAGES].record.input_ids
+    closing = [edges[-1]] if family != "smolvlm" else []
+    assert placeholders.collapsed([*closing, 5, *ids, *edges], 2) == [
+        *closing,
+        5,
+        *placeholders.collapsed(ids, 2),
+        *edges,
+    ]
+    with pytest.raises(ArgumentError, match="has 3 images, and the tokens around them show 2"):
+        placeholders.collapsed(ids, 3)
 
 
 def test_a_difference_is_told_in_words(placeholders):
