@@ -7,6 +7,7 @@ transformers alone on the weights that the 4 bits stand for.
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from dataclasses import replace
 from importlib.util import find_spec
@@ -33,7 +34,7 @@ ONE = "qwen2_5_vl_3b"
 """For what does not differ between families."""
 ROWS = {"qwen3_5_2b", "gemma4_e2b", "lfm2_vl_1_6b"}
 """Families that are not packed."""
-PACKED = [family for family in FAMILIES if family not in ROWS]
+PACKED = [family for family in FAMILIES if family not in ROWS and "thinking" not in family]
 TOLERANCE = 1e-5
 FAR = 1e-2
 """What a wrong alternative must exceed."""
@@ -168,7 +169,7 @@ def dequantise(model: Any) -> None:
 def test_packed_4_bit_records_are_those_of_plain_weights_alone(place: Workplace, twin: Any) -> None:
     from integration import test_packed_families as packing
 
-    architecture = TWINS[place.family].removesuffix("_thinking")
+    architecture = TWINS[place.family]
     like = "qwen2_5_vl" if architecture == "qwen2_vl" else architecture  # its tokenizer and processor
     model = rolled_out(place)
     family = replace(packing.load_family(architecture, twin(like)), model=model)
@@ -205,3 +206,84 @@ def test_4_bit_rows_are_those_of_plain_weights(place: Workplace, twin: Any) -> N
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
     worst = packing.differences(gradients, expected_gradients)
     assert len(worst) > 8 and max(worst.values()) < TOLERANCE, sorted(worst.items(), key=lambda item: -item[1])[:5]
+
+
+@pytest.mark.parametrize("stage", ["packed SFT", "GRPO"])
+def test_an_output_layer_of_4_bits_is_computed_by_itself(place: Workplace, twin: Any, stage: str) -> None:
+    """None is quantised by LLaMA-Factory; a checkpoint may have one, whose weight nobody may multiply with as it is."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+    from integration import test_packed_families as packing
+
+    from lcot_plugin.packing.loss import packed_nll
+    from lcot_plugin.policy.head import packed_log_probs
+
+    model = load(place.twin).train()
+    width = model.lm_head.in_features
+    layer = Linear4bit(width, model.lm_head.out_features, bias=False, compute_dtype=torch.float32)
+    layer.weight = Params4bit(model.lm_head.weight.data, requires_grad=False, quant_type="nf4")
+    model.lm_head = layer.to("cpu")
+    family = replace(packing.load_family("qwen2_5_vl", twin("qwen2_5_vl")), model=model)
+    batch = family.packed(packing.PACKS["mixed"])
+    results = []
+    for _ in range(2):
+        with segment_attention(model, batch.segments):
+            if stage == "GRPO":
+                banned = torch.tensor([7])
+                values, _ = packed_log_probs(model, model, batch, banned=banned, temperature=0.9, chunk_size=16)
+                packing.weighted(values).backward()
+            else:
+                total, values = packed_nll(model, model, batch, chunk_size=16)
+                total.backward()
+        found = packing.gradients(model)
+        results.append((values.detach(), {name: found[name] for name in found if "lm_head" not in name}))
+        dequantise(model)
+    (found, gradients), (expected, expected_gradients) = results
+    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+    assert max(packing.differences(gradients, expected_gradients).values()) < TOLERANCE
+
+
+# --- what does not differ between families ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(place: Workplace, stage: str) -> None:
+    """GRPO with a KL term too: its reference is the adapter as it was at the start."""
+    changes = {**QLORA, "save_strategy": "steps", "save_steps": 1}
+    if stage == "grpo":
+        changes |= {"adapter_name_or_path": None, "grpo_beta": 0.04}
+    whole = place.run(stage, output_dir="whole", **changes)
+    resumed = place.run(stage, output_dir="resumed", resume_from_checkpoint=str(whole / "checkpoint-1"), **changes)
+    expected, found = (load_file(folder / "adapter_model.safetensors") for folder in (whole, resumed))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    between = load_file(whole / "checkpoint-1" / "adapter_model.safetensors")
+    assert any(not torch.equal(between[name], expected[name]) for name in expected), "the second step did nothing"
+    if stage == "grpo":
+        first, second = (entry["kl"] for entry in place.history(whole) if "kl" in entry)
+        assert abs(first) < 1e-9 < second
+
+
+def test_evaluation_and_export_of_an_adapter(place: Workplace) -> None:
+    """On the 16-bit weights, into which it is merged, as the eval recipe does it; and on those it was trained with."""
+    from llamafactory.train.tuner import export_model
+
+    sft = place.run("sft", **QLORA)
+    recipe = {"adapter_name_or_path": str(sft), "max_steps": None, "grpo_eval_generations": 2}
+    for changes in ({}, QLORA):
+        output = place.run("eval", output_dir=f"eval_{len(changes)}", **recipe, **changes)
+        assert json.loads((output / "eval_results.json").read_text())["eval_problems"] == 8
+
+    export = {key: place.recipe("eval")[key] for key in ("model_name_or_path", "template", "finetuning_type")}
+    export |= {"adapter_name_or_path": str(sft), "export_dir": "merged", "infer_dtype": "float32"}
+    with pytest.raises(ValueError, match="Cannot merge adapters to a quantized model"):
+        export_model({**export, **QLORA})
+    export_model({**export, "export_device": "cpu"})
+    inputs = question(place.twin)
+    merged, expected = (answer(model, inputs)[0] for model in (load(Path("merged")), load(place.twin, sft)))
+    torch.testing.assert_close(merged, expected, atol=2e-3, rtol=1e-4)
+
+
+def test_adapters_reach_a_4_bit_tower_that_is_not_frozen(place: Workplace) -> None:
+    sft = place.run("sft", max_steps=1, freeze_vision_tower=False, **QLORA)
+    adapter = load_file(sft / "adapter_model.safetensors")
+    moved = {name for name, values in adapter.items() if "lora_B" in name and values.any()}
+    assert any(map(is_vision, moved)) and not all(map(is_vision, moved))
