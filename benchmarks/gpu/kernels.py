@@ -230,7 +230,9 @@ def kernels_of(trace: dict[str, Any]) -> list[Kernel]:
     kinds = {"kernel", "gpu_memcpy", "gpu_memset"}
     events = [event for event in trace["traceEvents"] if event.get("ph") == "X" and "dur" in event]
     on_gpu = [event for event in events if event.get("cat") in kinds]
-    chosen = on_gpu or leaves(event for event in events if event.get("cat") == "cpu_op")
+    # A product begins with a look at its operands (resolve_conj), which is not what it consists of.
+    operations = [event for event in events if event.get("cat") == "cpu_op" and "::resolve_" not in event["name"]]
+    chosen = on_gpu or leaves(operations)
     return [(e["name"], e["ts"] / 1e6, (e["ts"] + e["dur"]) / 1e6) for e in chosen]
 
 

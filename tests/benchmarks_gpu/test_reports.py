@@ -122,6 +122,7 @@ def test_of_a_cpu_operations_that_call_no_others_count():
         event("aten::addmm", 10, 80, "cpu_op"),
         event("aten::silu", 100, 20, "cpu_op"),
         event("aten::mm", 15, 5, "cpu_op", thread=9),
+        event("aten::resolve_conj", 16, 1, "cpu_op", thread=9),
     ]
     found = kernels.kernels_of({"traceEvents": trace})
     assert sorted(name for name, _, _ in found) == ["aten::addmm", "aten::mm", "aten::silu"]

@@ -1,0 +1,65 @@
+"""What runs on a GPU in the real shapes runs here on tiny models: the measuring code itself, then all of it."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu import grpo, kernels, rollouts, run
+from benchmarks.gpu.cells import MISSING, OK
+from benchmarks.gpu.shapes import TINY, build
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("bench_gpu")
+    for shape in TINY:
+        build(root / "models", shape)
+    return root
+
+
+@pytest.mark.parametrize("kind", kernels.KINDS)
+def test_steps_are_profiled(folder, kind):
+    [job] = [cell.job for cell in kernels.cells(folder, "cpu", quick=True) if cell.job["kind"] == kind]
+    result = kernels.measure(job)
+    assert result["num_kernels"] > 100 and result["busy"] > 0
+    assert result["families"]["matrix products"] > 0
+    assert (result["operations"] > 0) != (kind == "decode")
+    assert (result["least_bytes"] > 0) == (kind == "decode")
+    assert result["allocated"] == result["reserved"] == 0, "a CPU's memory is not measured"
+
+
+@pytest.mark.parametrize("side", ["ours", "batch", "generate"])
+def test_rollouts_write_what_is_asked_for(folder, side):
+    [job] = [cell.job for cell in rollouts.cells(folder, "cpu", quick=True) if cell.job["side"] == side]
+    result = rollouts.measure(job)
+    assert result["tokens"] == sum(map(sum, job["lengths"]))
+    assert len(result["seconds"]) == job["repeats"]
+    # At least the weights of two layers, in float32, for every token of the longest completion.
+    assert result["least_bytes"] > 4 * 2 * 3 * 128 * 256 * max(map(max, job["lengths"]))
+
+
+def test_a_grpo_update_and_its_optimizer_step(folder):
+    [job] = [cell.job for cell in grpo.cells(folder, "cpu", quick=True) if cell.name.endswith("update_ours")]
+    result = grpo.measure(job)
+    assert len(result["seconds"]) == 1 and len(result["optimizer_seconds"]) == 3
+    assert result["tokens"] == sum(map(sum, grpo.QUICK.lengths()))
+    rolled_out = [cell.job["rollout"] for cell in grpo.cells(folder, "cpu", quick=True) if "rollout" in cell.job]
+    assert all(job["lengths"] == grpo.QUICK.lengths() for job in rolled_out), "what is updated on is what was written"
+
+
+@pytest.mark.slow
+def test_all_parts_in_their_own_processes(tmp_path):
+    command = [sys.executable, run.__file__, "--quick", "--device", "cpu", "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    line = json.loads(done.stdout.splitlines()[-1])
+    asked = run.cells_of(run.parse(["--quick", "--device", "cpu"]), tmp_path)
+    assert line["cells"] == Counter(MISSING if cell.missing else OK for cell in asked)
+    assert set(run.PARTS) <= line.keys()
+    text = (tmp_path / "quick" / "results.md").read_text()
+    assert all(title in text for title in ("## SFT", "## GRPO", "## Rollouts", "## Kernels", "## Doctor"))
+    assert "No figure means anything" in text
