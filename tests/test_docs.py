@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -38,3 +42,46 @@ def test_recipes_that_are_named_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for named in set(re.findall(r"yaml_recipes/[\w./-]+\.(?:yaml|json)", text)):
         assert (ROOT / named).is_file(), named
+
+
+def strings_of(file: Path) -> Iterator[str]:
+    """Every text in a module; what an f-string fills in is a line break, which no message has within."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            parts = [part.value if isinstance(part, ast.Constant) else "\n" for part in node.values]
+            yield "".join(map(str, parts))
+
+
+@cache
+def messages() -> str:
+    """Every text of the package, and of the files of others whose messages users meet."""
+    others = [
+        ("llamafactory", "hparams/parser.py"),
+        ("transformers", "training_args.py"),
+        ("transformers", "hf_argparser.py"),
+        ("transformers", "models/qwen2_5_vl/modeling_qwen2_5_vl.py"),
+    ]
+    files = sorted((ROOT / "lcot_plugin").rglob("*.py"))
+    for package, file in others:
+        spec = find_spec(package)
+        assert spec is not None and spec.origin is not None
+        files.append(Path(spec.origin).parent / file)
+    return "\0".join(text for file in files for text in strings_of(file))
+
+
+def quoted_messages() -> list[str]:
+    rows = re.findall(r"^\| (.*?) \| ", (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
+    return [message for row in rows for message in re.findall(r'"([^"]+)"', row)]
+
+
+@pytest.mark.parametrize("message", quoted_messages())
+def test_a_message_that_is_quoted_is_one_of_the_code(message: str) -> None:
+    pieces = [re.escape(piece) for piece in message.split("...") if piece]
+    assert re.search(r"[^\0]*?".join(pieces), messages())
+
+
+def test_messages_are_quoted() -> None:
+    assert len(quoted_messages()) >= 10
+    assert not re.search("a message that there is not", messages())
