@@ -25,6 +25,8 @@ With lcot-plugin installed, `llamafactory-cli train x.yaml` trains with it too; 
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+BROKEN_PIPE = 141
+"""Exit code where nobody reads on, as shells have it."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -319,12 +321,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lcot {arguments.command}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        if arguments.command not in ("data", "reward", "vllm", "report"):
+        if arguments.command not in ("data", "doctor", "reward", "vllm", "report"):
             raise
         action = getattr(arguments, "action", "")
         goes_on = ": the same command goes on from there" if action in ("difficulty", "install") else ""
         print(f"\nlcot {f'{arguments.command} {action}'.strip()}: interrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # `| head` has read enough; what is still to be flushed must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -380,7 +385,7 @@ def doctor(
         return report()
     check_overrides(overrides)
     for name, number in (("--processes", processes), ("--records", records), ("--memory", memory)):
-        if number is not None and number <= 0:
+        if number is not None and not 0 < number < float("inf"):
             raise ArgumentError(f"{name} {number} must be more than 0.")
     if not download:
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}

@@ -64,8 +64,10 @@ def read_run_file(config: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if not Path(config).is_file():
         raise ArgumentError(f"There is no file {config}: give the path of a run's configuration.")
     try:
-        merged = OmegaConf.merge(OmegaConf.load(config), OmegaConf.from_cli(list(overrides)))
-        written = OmegaConf.to_container(merged)
+        loaded = OmegaConf.load(config)
+        # A list and keys cannot be merged.
+        merged = OmegaConf.merge(loaded, OmegaConf.from_cli(list(overrides))) if OmegaConf.is_dict(loaded) else None
+        written = None if merged is None else OmegaConf.to_container(merged)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise ArgumentError(f"{config} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(written, dict) or not written:

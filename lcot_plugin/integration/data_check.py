@@ -68,6 +68,8 @@ class Check:
     """What the entries mean: WRONG, or NOTE where training can well do with them."""
     num_looked_at: int | None = None
     """0 where there was nothing to look at; None where a number says nothing."""
+    why_nothing: str = ""
+    """Why there was nothing to look at."""
     entries: list[tuple[str, int | None, str]] = field(default_factory=list)
     """(data set, record, what is wrong); record None where it is about the whole set."""
 
@@ -83,7 +85,7 @@ class Check:
 
     def __str__(self) -> str:
         if self.outcome == SKIPPED:
-            return f"{SKIPPED:<5}  {self.name}: nothing to check"
+            return f"{SKIPPED:<5}  {self.name}: {self.why_nothing or 'nothing to check'}"
         if not self.entries:
             number = f" ({self.num_looked_at:,})" if self.num_looked_at else ""
             return f"{GOOD:<5}  {self.good}{number}"
@@ -266,11 +268,17 @@ def check_golds(recipe: DataRecipe, sets: Sequence[LoadedSet], golds: Golds, rep
         "gold answers that do not score 1.0 under their own verifier",
         "gold answers score 1.0 under their own verifier",
         num_looked_at=sum(map(len, golds.values())),
+        why_nothing="no record has a gold answer, which stage sft needs none of"
+        if recipe.stage == "sft"
+        else "there is no record with a gold answer",
     )
     contradicting = Check(
         "responses and gold answers",
         "responses that contradict their gold answer",
         "responses agree with their gold answers",
+        why_nothing="no record has both a response and a gold answer of its own"
+        if recipe.stage == "sft"
+        else "stage grpo trains on no responses, the model writes its own",
     )
     num_responses = 0
     num_workers = os.cpu_count() or 1

@@ -35,6 +35,8 @@ CONTEXT_BYTES = 700 * 2**20
 """CUDA's context and libraries, about."""
 ALLOWANCE = 1.05
 """What the allocator holds beyond what is alive, at least."""
+LIVE_WEIGHTS = 10**9
+"""Weights that ZeRO-3 keeps gathered at most (DeepSpeed's stage3_max_live_parameters)."""
 STATES_PER_WEIGHT = {"adamw": 2, "adam": 2, "adafactor": 0.01, "sgd": 0, "lion": 1, "muon": 1}
 """Optimizer -> values that it keeps per weight, in the weight's dtype."""
 
@@ -87,6 +89,10 @@ class Static:
     """Copies in the compute dtype of weights that are kept in float32, which autocast makes once per pass."""
     step: float
     """What the optimizer step itself needs for a moment."""
+    gathered: float
+    """Weights of other processes that a pass under ZeRO-3 holds for a while."""
+    whole: float
+    """All weights: what a rollout in process needs of sharded ones, which are gathered for it."""
 
 
 def bits_per_weight(quantization_bit: int | None, method: str = "bnb", double: bool = True) -> float | None:
@@ -133,6 +139,7 @@ def static_bytes(
             states += parameter.numel() * per_weight * (1 if eight_bit else size)
             casts += parameter.numel() * compute_dtype.itemsize * (size > compute_dtype.itemsize)
     zero, number = sharding.zero_stage, sharding.num_processes
+    whole = weights
     if zero is None and not sharding.fsdp and number > 1:
         gradients *= 2  # DDP's buckets
     step = trained * 4 / (number if zero or sharding.fsdp else 1)
@@ -145,7 +152,9 @@ def static_bytes(
         states = step = 0.0
     if sharding.weights_on_host:
         weights = 0.0
-    return Static(weights, gradients, states, casts / (number if sharding.fsdp else 1), step)
+    gathered = min(LIVE_WEIGHTS * compute_dtype.itemsize, whole) if zero == 3 else 0.0
+    casts /= number if sharding.fsdp else 1
+    return Static(weights, gradients, states, casts, step, gathered, whole)
 
 
 def materialise(model: Any) -> None:
@@ -177,7 +186,7 @@ class UpdatePass:
     _ready: bool = False
 
     def peak(self, num_tokens: int) -> float:
-        """Bytes beyond weights and gradients at the worst moment of a pass of `num_tokens`.
+        """Bytes beyond weights and gradients at the worst moment of a pass of `num_tokens`; convex in them.
 
         Raises whatever the model raises where it cannot run without data.
         """
@@ -190,7 +199,7 @@ class UpdatePass:
         return self._known[num_tokens]
 
     def line(self, low: int, high: int) -> Callable[[int], float]:
-        """Bytes as a line through two lengths: activations are proportional to the tokens, casts are not."""
+        """Bytes as a line through two lengths. Between them the peak lies below it, beyond them above."""
         at_low, at_high = self.peak(low), self.peak(high)
         slope = (at_high - at_low) / (high - low)
         return lambda num_tokens: at_low + slope * (num_tokens - low)
@@ -208,7 +217,13 @@ class UpdatePass:
         }
         if "token_type_ids" in inspect.signature(unwrap_base_model(self.model).forward).parameters:
             inputs["token_type_ids"] = torch.zeros_like(tokens)  # Gemma 3 asks for them in training
-        live = LiveBytes([*self.model.parameters(), *self.model.buffers(), targets.columns, *inputs.values()])
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        for parameter in trained:
+            # As after an earlier pass of the step. Made in this pass they would be part of its peak at short lengths,
+            # where the end of the backward is the worst moment, and not at long ones.
+            parameter.grad = torch.zeros_like(parameter)
+        known = [*self.model.parameters(), *(p.grad for p in trained), *self.model.buffers()]
+        live = LiveBytes([*known, targets.columns, *inputs.values()])
         autocast = torch.autocast("cpu", self.compute_dtype, enabled=self.compute_dtype != torch.float32)
         # The plugin's own attention builds no mask of the row by the row; one record as long as the pass.
         packed = why_not_packable(self.model) is None
@@ -216,11 +231,9 @@ class UpdatePass:
         with row, live, autocast:
             log_probs, _ = token_log_probs(self.model, self.model, targets, inputs)
             log_probs.sum().backward()
-        gradients = sum(p.grad.nbytes for p in self.model.parameters() if p.grad is not None)
-        for parameter in self.model.parameters():
+        for parameter in trained:
             parameter.grad = None
-        # Gradients are counted with what stays over a step; at the peak most of them were there.
-        return max(live.peak - gradients, 0.0)
+        return float(live.peak)
 
 
 def vision_bytes(model: Any, num_patches: int, dtype: torch.dtype) -> float:
@@ -247,3 +260,23 @@ def rollout_bytes(
 def device_bytes(alive: float) -> float:
     """What a device needs where `alive` bytes are in use."""
     return alive * ALLOWANCE + CONTEXT_BYTES
+
+
+def largest_that_fits(needs: Callable[[int], float], limit: float, budget: int, most: int) -> int:
+    """The most tokens, up to `most`, of which `needs` lets a pass fit into `limit` bytes; 0 where hardly any do.
+
+    needs: bytes alive at a number of tokens, convex in it: what is read off a chord fits. budget: those of the recipe.
+    """
+    low, high = min(1024, max(budget // 2, 2)), budget
+    room = {tokens: limit - device_bytes(needs(tokens)) for tokens in (low, high)}
+    if room[low] < 0:
+        return 0
+    if room[high] >= 0:
+        slope = (room[low] - room[high]) / (high - low)
+        low, high = high, min(int(high + room[high] / slope), most) if slope > 0 else most
+        if high <= low:
+            return high
+        room[high] = limit - device_bytes(needs(high))
+        if room[high] >= 0:
+            return high
+    return int(low + (high - low) * room[low] / (room[low] - room[high]))

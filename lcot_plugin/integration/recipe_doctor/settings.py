@@ -12,6 +12,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ from llamafactory.hparams import get_train_args, parser
 from lcot_plugin.arguments import BatchPlan, plan_batches
 from lcot_plugin.command_checks import near_names, read_run_file
 from lcot_plugin.errors import LcotError
+from lcot_plugin.integration import contract
+from lcot_plugin.integration.recipe_doctor.folders import folder_lines
 from lcot_plugin.integration.recipe_doctor.lines import GOOD, NOTE, WRONG, Line
+from lcot_plugin.integration.recipe_doctor.values import value_lines
 from lcot_plugin.integration.refusals import RunArguments
 from lcot_plugin.integration.stage import with_sampling_defaults
 
@@ -33,6 +37,12 @@ OF_THE_MACHINE: dict[str, Any] = {"bf16": False, "fp16": False, "tf32": None, "p
 """What needs a GPU to be parsed: what stands in for it on a machine without one."""
 OF_THE_LAUNCH = ("deepspeed", "fsdp", "fsdp_config", "ray_num_workers")
 """Needs several processes, or packages, to be parsed."""
+OF_PACKAGES = (
+    ("quantization_bit", "bitsandbytes", None),
+    ("flash_attn", "flash_attn", "fa2"),
+    ("enable_liger_kernel", "liger_kernel", None),
+)
+"""Key, the package that it needs, and the value for which; None: any."""
 
 
 def read_settings(
@@ -44,8 +54,9 @@ def read_settings(
     not be there.
     """
     written = read_run_file(config, overrides)
-    lines = [*unknown_keys(written), *path_lines(written, Path(config), dry_run), *launch_lines(written)]
-    if any(line.subject == "keys" for line in lines):
+    lines = [version_line(), *unknown_keys(written), *value_lines(written)]
+    lines += [*path_lines(written, Path(config), dry_run), *folder_lines(written), *launch_lines(written)]
+    if any(line.subject in ("keys", "values") for line in lines):
         return written, None, None, lines
     run, problem = parse(written)
     if run is None:
@@ -57,13 +68,24 @@ def read_settings(
     return written, run, None, lines + sft_lines(run, num_processes)
 
 
+def version_line() -> Line:
+    """Whether the releases that are installed are those that the plugin works with."""
+    found = {name: metadata.version(name) for name in contract.REQUIREMENTS if find_spec(name) is not None}
+    problems = [problem for name in found if (problem := contract.requirement_problem(name, found[name]))]
+    if problems:
+        return Line(WRONG, "versions", " ".join(problems))
+    shown = ", ".join(f"{name} {found[name]}" for name in ("llamafactory", "transformers", "torch") if name in found)
+    return Line(GOOD, "versions", shown)
+
+
 def unknown_keys(written: Mapping[str, Any]) -> list[Line]:
     """Keys that no argument class has; LLaMA-Factory names them without a suggestion."""
     known = {item.name for arguments in parser._TRAIN_ARGS for item in dataclasses.fields(arguments)}
     unknown = sorted(set(written) - known)
     if not unknown:
         return []
-    return [Line(WRONG, "keys", f"no argument is called {', '.join(unknown)}: {near_names(unknown, sorted(known))}")]
+    advice = near_names(unknown, sorted(known)) or "check the spelling (docs/arguments.md has all keys)."
+    return [Line(WRONG, "keys", f"no argument is called {', '.join(unknown)}: {advice}")]
 
 
 def parse(written: Mapping[str, Any]) -> tuple[RunArguments | None, str]:
@@ -96,6 +118,10 @@ def path_lines(written: Mapping[str, Any], config: Path, dry_run: bool) -> list[
             continue
         for part in value if isinstance(value, list) else str(value).split(","):
             path = Path(part.strip()).expanduser()
+            if "://" in part:
+                name = "/".join(part.strip().rstrip("/").split("/")[-2:])
+                lines.append(Line(WRONG, key, f"{part.strip()} is an address: write the hub's name, {name}."))
+                continue
             if path.is_dir() or not looks_local(part.strip()):
                 continue
             maker = made_by(part.strip(), config)
@@ -165,6 +191,11 @@ def _zero(written: Mapping[str, Any]) -> dict[str, Any]:
     return dict(configured.get("zero_optimization") or {})
 
 
+def needs_gpu(written: Mapping[str, Any]) -> bool:
+    """Whether a recipe is written for a GPU."""
+    return any(written.get(key) for key in ("bf16", "fp16", "pure_bf16", "quantization_bit", *OF_THE_LAUNCH[:3]))
+
+
 def launch_lines(written: Mapping[str, Any]) -> list[Line]:
     """What the way of starting needs."""
     lines = []
@@ -176,6 +207,11 @@ def launch_lines(written: Mapping[str, Any]) -> list[Line]:
             lines.append(Line(WRONG, "deepspeed", f"there is no file {file}: `lcot init` copies those of the recipes."))
         except ValueError as error:
             lines.append(Line(WRONG, "deepspeed", f"{file} is not JSON: {error}."))
+    for key, package, value in OF_PACKAGES:
+        if written.get(key) and value in (None, written[key]) and find_spec(package) is None:
+            level = WRONG if torch.cuda.is_available() else NOTE
+            text = f"{key} needs the package {package.replace('_', '-')}, which is not installed here."
+            lines.append(Line(level, "packages", text))
     if file and find_spec("deepspeed") is None:
         lines.append(
             Line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,15 @@ import pytest
 import yaml
 
 from lcot_plugin.integration.recipe_doctor.lines import GOOD, NOTE, WRONG, Line
-from lcot_plugin.integration.recipe_doctor.settings import launch_lines, looks_local, made_by, offloads, read_settings
+from lcot_plugin.integration.recipe_doctor.settings import (
+    launch_lines,
+    looks_local,
+    made_by,
+    offloads,
+    path_lines,
+    read_settings,
+    version_line,
+)
 from lcot_plugin.integration.recipe_doctor.settings import zero_stage as stage_of
 
 ROOT = Path(__file__).parents[3]
@@ -77,6 +86,26 @@ def test_a_folder_that_nobody_writes_is_wrong(tmp_path: Path) -> None:
 def test_a_reward_file_that_is_missing_is_named(tmp_path: Path) -> None:
     _, _, lines = settings("yaml_recipes/grpo.yaml", "grpo_reward_funcs=nothing/here.py:f", f"output_dir={tmp_path}")
     assert "grpo_reward_funcs: there is no file nothing/here.py." in wrong(lines)
+
+
+def test_an_address_is_no_name_of_a_hub() -> None:
+    (line,) = path_lines({"model_name_or_path": "https://huggingface.co/Some/Model-2B/"}, Path("x.yaml"), True)
+    assert line.level == WRONG and line.text.endswith("is an address: write the hub's name, Some/Model-2B.")
+
+
+def test_releases_that_do_not_work_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert version_line().text.startswith("llamafactory 0.")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "5.2.0" if name == "transformers" else "0.9.5")
+    assert version_line().level == WRONG and "transformers 5.2.0" in version_line().text
+
+
+def test_packages_that_a_recipe_needs() -> None:
+    lines = launch_lines({"enable_liger_kernel": True, "flash_attn": "sdpa"})
+    assert [line.text for line in lines if line.subject == "packages"] == (
+        []
+        if find_spec("liger_kernel")
+        else ["enable_liger_kernel needs the package liger-kernel, which is not installed here."]
+    )
 
 
 def test_hub_names_are_not_taken_for_folders() -> None:
