@@ -15,14 +15,13 @@ from llamafactory.extras.logging import get_logger
 
 from lcot_plugin.integration.packing_refusals import check_packing_settings
 from lcot_plugin.integration.refusals import RunArguments
-from lcot_plugin.integration.run_files import RunFiles, run_files
+from lcot_plugin.integration.run_files import NoFiles, run_files
 from lcot_plugin.integration.run_record import sft_plan
 from lcot_plugin.integration.stage import wait_for_everyone
 
 logger = get_logger(f"llamafactory.{__name__}")  # a child of LLaMA-Factory's: that one's handlers print it
 
-_run: ContextVar[RunArguments | None] = ContextVar("lcot_packed_run", default=None)
-_files: ContextVar[RunFiles | None] = ContextVar("lcot_packed_run_files", default=None)
+_current: ContextVar[tuple[RunArguments, NoFiles] | None] = ContextVar("lcot_packed_run", default=None)
 
 
 def apply(module: ModuleType) -> None:
@@ -45,25 +44,23 @@ def apply(module: ModuleType) -> None:
         check_packing_settings(run)
         settle_budget(run)
         with run_files(run, sft_plan(run)) as files:
-            token, files_token = _run.set(run), _files.set(files)
+            token = _current.set((run, files))
             try:
                 original_run(*run, [*(callbacks or []), files])
             finally:
-                _run.reset(token)
-                _files.reset(files_token)
+                _current.reset(token)
         wait_for_everyone()
 
     def make_trainer(**arguments: Any) -> Any:
-        run = _run.get()
-        if run is None:
+        current = _current.get()
+        if current is None:
             return original_trainer(**arguments)
         # Its imports lead back to the module that is being patched.
         from lcot_plugin.integration.packing_trainer import packing_trainer
 
+        run, files = current
         trainer = packing_trainer(run, arguments)
-        files = _files.get()
-        if files is not None:
-            files.stop_signals = trainer.stop_signals
+        files.stop_signals = trainer.stop_signals
         return trainer
 
     module.run_sft = run_sft
@@ -72,7 +69,7 @@ def apply(module: ModuleType) -> None:
 
 def packs_now() -> bool:
     """Whether a packed SFT run is under way; `length_aware_packing` means nothing anywhere else."""
-    return _run.get() is not None
+    return _current.get() is not None
 
 
 def settle_budget(run: RunArguments) -> None:

@@ -40,26 +40,28 @@ MAX_MESSAGE = 2000
 """Characters of an error in progress.json."""
 
 
-class RunFiles(TrainerCallback, NoWatcher):
-    """The files of one run. Also the RunWatcher of its GRPO loop. Does nothing where `folder` is None."""
+class NoFiles(TrainerCallback, NoWatcher):
+    """What every process but the first keeps of a run: nothing."""
 
-    def __init__(self, folder: Path | None, warn: Callable[[str], None]):
-        """folder: the run's output_dir; None on all processes but the first."""
+    stop_signals: Any = None
+    """The trainer's, so that a run that has been asked to end is known to end."""
+
+
+class RunFiles(NoFiles):
+    """The files of one run. Also the RunWatcher of its GRPO loop."""
+
+    def __init__(self, folder: Path, warn: Callable[[str], None]):
+        """folder: the run's output_dir."""
         self.folder, self.warn = folder, warn
         self.num_lost = 0
         """Lines and files for which there was no room."""
-        self.stop_signals: Any = None
-        """The trainer's, so that a run that has been asked to end is known to end."""
-        if folder is not None:
-            self.metrics, self.alarms = StepLog(folder / METRICS_FILE, warn), StepLog(folder / ALARMS_FILE, warn)
-            self.progress = Progress(self._write_progress, is_stopping=self._is_stopping)
+        self.metrics, self.alarms = StepLog(folder / METRICS_FILE, warn), StepLog(folder / ALARMS_FILE, warn)
+        self.progress = Progress(self._write_progress, is_stopping=self._is_stopping)
 
     # The run
 
     def begin(self, record: Mapping[str, Any]) -> None:
         """Writes run.json; one that only evaluates leaves that of the training whose folder it is in."""
-        if self.folder is None:
-            return
         try:
             before = read_json(self.folder / RUN_FILE) or {}
         except (ValueError, OSError):  # broken: the new one replaces it
@@ -74,8 +76,6 @@ class RunFiles(TrainerCallback, NoWatcher):
 
     def end(self, error: BaseException | None) -> None:
         """How it ended: None for a run that has done all it was to do."""
-        if self.folder is None:
-            return
         state, message = ending(error)
         if isinstance(error, RunStopped):
             last = None
@@ -89,25 +89,20 @@ class RunFiles(TrainerCallback, NoWatcher):
     # RunWatcher
 
     def phase(self, name: str | None, total: int | None = None) -> None:
-        if self.folder is not None:
-            if self.progress.values["state"] == "loading" and name == "evaluation":
-                self.progress.state("running")  # a run that only evaluates
-            self.progress.phase(name, total)
+        if self.progress.values["state"] == "loading" and name == "evaluation":
+            self.progress.state("running")  # a run that only evaluates
+        self.progress.phase(name, total)
 
     def advance(self, number: int = 1) -> None:
-        if self.folder is not None:
-            self.progress.advance(number)
+        self.progress.advance(number)
 
     def alarm(self, alarm: Any) -> None:
-        if self.folder is not None:
-            line = {"step": alarm.step, "name": alarm.name, "message": alarm.message, "advice": alarm.advice}
-            self._tolerant(self.alarms.write, [line])
+        line = {"step": alarm.step, "name": alarm.name, "message": alarm.message, "advice": alarm.advice}
+        self._tolerant(self.alarms.write, [line])
 
     # The Trainer's callbacks
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.folder is None:
-            return
         self._tolerant(self.metrics.keep, logged_before(state.global_step, state.log_history))
         self._tolerant(self.alarms.drop_from_step, state.global_step + 1 if state.global_step else 0)
         self.progress.begin_steps(state.global_step, state.max_steps)
@@ -117,8 +112,6 @@ class RunFiles(TrainerCallback, NoWatcher):
         self.phase("update")  # of GRPO the loop says more
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.folder is None:
-            return
         self.progress.end_step(state.global_step)
         if control.should_evaluate or control.should_save:
             self.phase("evaluation" if control.should_evaluate else "checkpoint")
@@ -127,7 +120,7 @@ class RunFiles(TrainerCallback, NoWatcher):
         self.phase("checkpoint" if control.should_save else None)
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.folder is not None and self.progress.values["phase"] != "evaluation":
+        if self.progress.values["phase"] != "evaluation":
             self.phase("evaluation")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -137,13 +130,12 @@ class RunFiles(TrainerCallback, NoWatcher):
         self.phase("saving")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if self.folder is not None and logs:
+        if logs:
             self._tolerant(self.metrics.write, [metric_line(state.global_step, time.time(), logs)])
 
     # Files
 
     def _write_progress(self, values: dict[str, Any]) -> None:
-        assert self.folder is not None
         self._tolerant(write_json, self.folder / PROGRESS_FILE, values)
 
     def _is_stopping(self) -> bool:
@@ -160,12 +152,13 @@ class RunFiles(TrainerCallback, NoWatcher):
 
 
 @contextmanager
-def run_files(run: RunArguments, plan: Mapping[str, Any]) -> Iterator[RunFiles]:
+def run_files(run: RunArguments, plan: Mapping[str, Any]) -> Iterator[NoFiles]:
     """The files of a run, from its start to its end, however it ends."""
-    first = run.training.process_index == 0 and bool(run.training.output_dir)
-    files = RunFiles(Path(run.training.output_dir) if first else None, logger.warning)
-    if first:
-        files.begin(run_record(run, plan))
+    if run.training.process_index or not run.training.output_dir:
+        yield NoFiles()
+        return
+    files = RunFiles(Path(run.training.output_dir), logger.warning)
+    files.begin(run_record(run, plan))
     try:
         yield files
     except BaseException as error:

@@ -12,17 +12,27 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from recipe_runs import run
+from recipe_runs import grpo_recipe, run
 from transformers import TrainerControl, TrainerState
-from twins import TWIN_TEMPLATES, write_problems
+from twins import write_problems
 
-from lcot_plugin.integration.run_files import MAX_MESSAGE, RunFiles, ending, logged_before
+from lcot_plugin.integration.run_files import MAX_MESSAGE, NoFiles, RunFiles, ending, logged_before, run_files
 from lcot_plugin.policy.health import Alarm
-from lcot_plugin.report.run_log import StepLog, read_json, read_json_lines, read_metrics, write_json
+from lcot_plugin.report.run_log import (
+    ALARMS_FILE,
+    METRICS_FILE,
+    PROGRESS_FILE,
+    StepLog,
+    read_json,
+    read_json_lines,
+    read_metrics,
+    write_json,
+)
 from lcot_plugin.report.runs import find_runs, read_run
 from lcot_plugin.report.token_trace import decode
 from lcot_plugin.survival.stopping import RunStopped
@@ -42,7 +52,6 @@ def state(step: int = 0, history: tuple[dict[str, Any], ...] = ()) -> TrainerSta
 
 
 def progress(files: RunFiles) -> dict[str, Any]:
-    assert files.folder is not None
     files.progress.state(files.progress.values["state"])
     return read_json(files.folder / "progress.json") or {}
 
@@ -140,8 +149,18 @@ def test_a_run_that_only_evaluates_runs_too(files: RunFiles) -> None:
 
 
 def test_other_processes_write_nothing(tmp_path: Path) -> None:
-    files = RunFiles(None, pytest.fail)
-    files.begin({"trains": True})
+    """The folder is theirs too."""
+    second: Any = SimpleNamespace(training=SimpleNamespace(process_index=1, output_dir=str(tmp_path)))
+    with run_files(second, {}) as files:
+        tell_everything(files)
+    assert list(tmp_path.iterdir()) == []
+    first = RunFiles(tmp_path, pytest.fail)
+    tell_everything(first)
+    first.end(None)
+    assert {path.name for path in tmp_path.iterdir()} == {METRICS_FILE, ALARMS_FILE, PROGRESS_FILE}
+
+
+def tell_everything(files: NoFiles) -> None:
     files.on_train_begin(None, state(), None)
     files.on_step_begin(None, state(), None)
     files.on_log(None, state(1), None, logs={"loss": 1.0})
@@ -152,8 +171,6 @@ def test_other_processes_write_nothing(tmp_path: Path) -> None:
     files.alarm(Alarm("x", "y", 1))
     files.advance()
     files.on_train_end(None, state(1), None)
-    files.end(None)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_costs_lines_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,30 +253,16 @@ def test_lines_of_a_step_count_as_often_as_they_were_logged() -> None:
 def recipe(tmp_path_factory: pytest.TempPathFactory, twin: Any) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("run_files")
     write_problems(folder, 6, num_text_only=2, num_two_images=1)
-    return {
-        "model_name_or_path": str(twin("qwen2_5_vl")),
-        "template": TWIN_TEMPLATES["qwen2_5_vl"],
-        "stage": "grpo",
-        "do_train": True,
-        "finetuning_type": "full",
-        "dataset": "problems",
-        "dataset_dir": str(folder),
-        "media_dir": str(folder),
-        "cutoff_len": 512,
-        "max_new_tokens": 12,
-        "grpo_num_generations": 4,
-        "grpo_log_token_log_probs": True,
-        "grpo_beta": 0.05,
-        "per_device_train_batch_size": 8,
-        "gradient_accumulation_steps": 2,
-        "learning_rate": 1e-3,
-        "max_steps": 4,
-        "save_steps": 2,
-        "logging_steps": 1,
-        "report_to": "none",
-        "use_cpu": True,
-        "hub_token": "hf_averysecrettokenindeed",
-    }
+    return grpo_recipe(
+        folder,
+        twin,
+        grpo_log_token_log_probs=True,
+        grpo_beta=0.05,
+        max_steps=4,
+        save_steps=2,
+        use_cpu=True,
+        hub_token="hf_averysecrettokenindeed",
+    )
 
 
 EVALUATING = {"eval_dataset": "problems", "per_device_eval_batch_size": 3, "grpo_eval_generations": 1}
