@@ -50,6 +50,11 @@ def differences(template: Any, processor: Any) -> str | None:
     return None
 
 
+def prompt_ids(template: Any, processor: Any, with_image: bool) -> list[int]:
+    """What the template writes for a question, with a small picture or none."""
+    return _template_ids(template, processor, [("user", QUESTION)], [_image()] if with_image else [])
+
+
 def _image() -> Any:
     from PIL import Image
 

@@ -11,6 +11,7 @@ from lcot_plugin.integration.data_sets import DataRecipe
 from lcot_plugin.integration.grpo import context_length, end_token_ids
 from lcot_plugin.integration.recipe_doctor.lines import GOOD, NOTE, WRONG, Line
 from lcot_plugin.integration.refusals import RunArguments
+from lcot_plugin.integration.template_check import prompt_ids
 from lcot_plugin.vlm import VisionLanguageModel
 
 QUESTION, ANSWER = {"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "It is 2."}
@@ -24,23 +25,26 @@ def token_lines(run: RunArguments, recipe: DataRecipe, model: Any, longest: int 
 
 
 def _image_line(recipe: DataRecipe, model: Any) -> list[Line]:
-    plugin, tokenizer = recipe.template.mm_plugin, recipe.tokenizer
-    vlm = VisionLanguageModel(model, tokenizer, (plugin.image_token, plugin.video_token, plugin.audio_token))
-    if vlm.image_token_id is None:
+    """Whether a picture in a prompt becomes the tokens that the model puts its features at."""
+    vlm = VisionLanguageModel(model, recipe.tokenizer)
+    wanted = vlm.image_token_id
+    if wanted is None or recipe.processor is None:
         return []
-    ids = {"the model's": vlm.image_token_id}
-    if plugin.image_token:
-        ids[f"the template's ({plugin.image_token})"] = tokenizer.convert_tokens_to_ids(plugin.image_token)
-    else:
-        ids["the template's (it has none)"] = None
-    # Families whose processor writes another token and repeats the model's in its place name that one image_token_id.
-    of_processor = getattr(recipe.processor, "image_token_id", None)
-    if isinstance(of_processor, int):
-        ids["the processor's"] = of_processor
-    text = ", ".join(f"{owner} is {token}" for owner, token in ids.items())
-    if len(set(ids.values())) == 1:
-        return [Line(GOOD, "image token", text)]
-    return [Line(WRONG, "image token", f"{text}: choose the template of the model's family, or copy the model again.")]
+    name = f"{recipe.tokenizer.convert_ids_to_tokens(wanted)!r} ({wanted})"
+    plugin = recipe.template.mm_plugin
+    advice = "choose the template of the model's family, or copy the model again."
+    # As text first: what a plugin writes for a picture may be another token than the one it is named by.
+    if plugin.image_token is None:
+        return [Line(WRONG, "image token", f"the template writes none for a picture, the model's is {name}: {advice}")]
+    try:
+        num = prompt_ids(recipe.template, recipe.processor, with_image=True).count(wanted)
+    except Exception as error:  # the template of another family fails in ways of its own
+        text = f"the template cannot write a picture ({type(error).__name__}: {' '.join(str(error).split())})"
+        return [Line(WRONG, "image token", f"{text}: {advice}")]
+    if not num:
+        text = f"a picture becomes {plugin.image_token!r} in the template's prompt, without the model's {name}"
+        return [Line(WRONG, "image token", f"{text}: {advice}")]
+    return [Line(GOOD, "image token", f"a picture of 64 x 64 becomes {num} of the model's {name}")]
 
 
 def _end_line(run: RunArguments, recipe: DataRecipe, model: Any) -> Line:
@@ -48,6 +52,8 @@ def _end_line(run: RunArguments, recipe: DataRecipe, model: Any) -> Line:
     ends = end_token_ids(recipe.template, recipe.tokenizer, model, run.finetuning.stop_strings())
     names = ", ".join(f"{recipe.tokenizer.convert_ids_to_tokens(token)!r}" for token in ends if token is not None)
     *_, (_, answer) = recipe.template.encode_multiturn(recipe.tokenizer, [QUESTION, ANSWER])
+    if recipe.template.efficient_eos:  # SFT writes it behind the last answer
+        answer = [*answer, recipe.tokenizer.eos_token_id]
     if not names:
         return Line(WRONG, "end tokens", "neither template nor model names one: completions would not end.")
     if not set(answer) & set(ends):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,7 +43,7 @@ def test_the_embedded_recipe_is_in_order(tmp_path: Path, capsys: pytest.CaptureF
     good = texts(result, "ok")
     assert "gold answers score 1.0 under their own verifier" in good
     assert "16 prompts x 8 completions = 128 a rollout" in good
-    assert "image token: the model's is 327, the template's (<|image_pad|>) is 327, the processor's is 327" in good
+    assert "image token: a picture of 64 x 64 becomes 4 of the model's '<|image_pad|>' (327)" in good
     assert "reward: accuracy 1.00 for 4 gold answers" in good
     assert texts(result, "skip") == "", "what stage grpo has no use for is not said to be missing"
     phases = result["estimates"]["memory"]["phases"]
@@ -126,17 +125,18 @@ def test_findings_that_cannot_be_written_stop_it_before_it_looks(tmp_path: Path)
             examine("yaml_recipes/grpo.yaml", dry_run=True, json_file=place)
 
 
-def test_ctrl_c_and_a_reader_that_has_had_enough(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+def test_ctrl_c_and_a_reader_that_has_had_enough(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("os.dup2", lambda *_: None)  # what the test run prints is still wanted
     for error, code in ((KeyboardInterrupt, 130), (BrokenPipeError, 141)):
 
         def stop(*_: object, error: type[BaseException] = error, **__: object) -> int:
             raise error
 
         monkeypatch.setattr("lcot_plugin.integration.recipe_doctor.examine.examine", stop)
-        kept = os.dup(1)
         assert cli.main(["doctor", "yaml_recipes/eval.yaml", "--dry-run"]) == code
-        os.dup2(kept, 1)
-    assert "lcot doctor: interrupted" in capfd.readouterr().err
+    assert "lcot doctor: interrupted" in capsys.readouterr().err
 
 
 DATA = {

@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from family_twins import FAMILY_TEMPLATES
+from llamafactory.data.formatter import StringFormatter
+from llamafactory.data.template import TEMPLATES
+from twins import TWIN_TEMPLATES
 
 from lcot_plugin.integration.data_sets import read_recipe
 from lcot_plugin.integration.recipe_doctor.lines import Line
@@ -16,6 +20,7 @@ from lcot_plugin.integration.recipe_doctor.shape import empty_model
 from lcot_plugin.integration.recipe_doctor.tokens import token_lines
 
 ROOT = Path(__file__).parents[3]
+ALL_TEMPLATES = TWIN_TEMPLATES | FAMILY_TEMPLATES
 pytestmark = pytest.mark.filterwarnings("default")
 
 
@@ -48,13 +53,23 @@ def test_the_embedded_model_agrees_with_its_template(tmp_path: Path) -> None:
 def test_a_model_that_puts_pictures_elsewhere(tmp_path: Path) -> None:
     found = lines(tmp_path, image_token_id=328)["image token"]
     assert found.level == "WRONG"
-    expected = "the model's is 328, the template's (<|image_pad|>) is 327, the processor's is 327: choose the template"
-    assert found.text.startswith(expected)
+    assert "becomes '<|image_pad|>' in the template's prompt, without the model's '<|video_pad|>' (328)" in found.text
 
 
-def test_a_template_whose_answers_do_not_end_as_completions_do(tmp_path: Path) -> None:
-    found = lines(tmp_path, "template=fewshot")["end tokens"]
+def test_a_template_whose_answers_do_not_end_as_completions_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TEMPLATES["qwen2_vl"], "format_assistant", StringFormatter(slots=["{{content}}\n"]))
+    found = lines(tmp_path)["end tokens"]
     assert found.level == "WRONG" and "which holds none of those that end a completion" in found.text
+
+
+@pytest.mark.parametrize("family", sorted(ALL_TEMPLATES))
+def test_no_family_is_called_wrong(family: str, twin: Any, tmp_path: Path) -> None:
+    changes = (f"model_name_or_path={twin(family)}", f"template={ALL_TEMPLATES[family]}", f"output_dir={tmp_path}/out")
+    _, run, _, _ = read_settings("yaml_recipes/grpo.yaml", (*changes, "cutoff_len=64"), 1, True)
+    assert run is not None
+    recipe = read_recipe("yaml_recipes/grpo.yaml", changes)
+    found = token_lines(run, recipe, empty_model(run, recipe.tokenizer), None)
+    assert [line for line in found if line.level == "WRONG"] == []
 
 
 @pytest.mark.parametrize(("longest", "level"), [(None, "WRONG"), (40, "note"), (2000, "WRONG")])
