@@ -68,16 +68,16 @@ def examine_memory(
     largest: dict[str, str] = {}
     limit = found.memory
     if run.finetuning.stage == "grpo" and run.finetuning.grpo_rollout_engine != "vllm":
-        # Without training, an evaluation decodes its problems; the groups are of the samples of one problem.
-        most = plan.prompts_per_rank * plan.num_generations if plan else run.training.per_device_eval_batch_size
-        rows = min(run.finetuning.grpo_rollout_batch_size or most, most) if plan else most
+        problems, samples = run.training.per_device_eval_batch_size, max(run.finetuning.grpo_eval_generations, 1)
+        most = plan.prompts_per_rank * plan.num_generations if plan else problems * samples
+        rows = min(run.finetuning.grpo_rollout_batch_size or most, most)
         beside = static.whole + static.optimizer + static.casts
 
         def rollout(completions: int) -> float:
             return beside + _rollout(run, model, dtype, completions)
 
         phases["rollout"] = rollout(rows)
-        if limit is not None and plan is not None:
+        if limit is not None:
             largest["grpo_rollout_batch_size"] = _fit_rows(limit, rollout, rows, most)
     budget = _budget(run)
     if run.training.do_train and budget:
