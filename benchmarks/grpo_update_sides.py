@@ -335,6 +335,15 @@ def run_trl(folder: Path, case: Case, micro_batch: int, placement: Placement = P
     if not hasattr(model, "warnings_issued"):
         model.warnings_issued = {}  # gone since transformers 5.1; TRL 0.24 writes to it
     captured: list[tuple[torch.Tensor, torch.Tensor]] = []
+    vlm = VisionLanguageModel(model, processor.tokenizer)
+
+    def with_token_types(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        return args, {**vlm.token_type_arguments(kwargs["input_ids"]), **kwargs}
+
+    if model.config.model_type == "qwen3_vl":
+        # Transformers 5 wants to be told where pictures are, and TRL 0.24 drops what the processor says of it. Without
+        # it Qwen3-VL refuses; Qwen2.5-VL takes their tokens for text, and is left to TRL as it is.
+        model.register_forward_pre_hook(with_token_types, with_kwargs=True)
 
     class GivenCompletions(GRPOTrainer):
         """Everything but the sampling is TRL's."""
@@ -400,7 +409,6 @@ def run_trl(folder: Path, case: Case, micro_batch: int, placement: Placement = P
     batches = prepared(groups)
     figures = timed(model, case.theirs, lambda: update(warm_batches), lambda: update(batches), placement)
     if case.exact and micro_batch == case.micro_batches[-1]:
-        vlm = VisionLanguageModel(model, processor.tokenizer)
         nothing = torch.tensor([], dtype=torch.int64)  # TRL excludes no token
         largest = 0.0
         rows = {tuple(row.tolist()): found for ids, logps in captured for row, found in zip(ids, logps, strict=True)}
