@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 import venv
 import zipfile
@@ -103,6 +104,19 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert on_disk <= names
+
+
+def test_the_sdist_holds_the_repository_with_its_tests_and_documents(tmp_path: Path) -> None:
+    result = run([sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path], cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    folders = ("lcot_plugin", "tests", "docs", "yaml_recipes", "dataset_info", "benchmarks")
+    for folder in folders:  # the documents' links lead to benchmarks/
+        files = {path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".md", ".yaml", ".json", ".png")}
+        assert {path.relative_to(ROOT).as_posix() for path in files} <= names
+    assert {"README.md", "CHANGELOG.md", "LICENSE", "Makefile", "lcot_plugin.pth"} <= names
 
 
 def test_a_wheel_activates_in_every_python_of_its_environment(installed: Path, tmp_path: Path) -> None:

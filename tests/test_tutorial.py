@@ -13,7 +13,11 @@ FEWER = {
     "make_data.py": [('"test", 100', '"test", 12'), ('"rl", 400', '"rl", 24'), ('"sft", 400', '"sft", 40')],
     # A learning rate that leaves the model as it was: the base model is right one time in ten, so that a few of the 24
     # problems are learnable, whereas three steps of real training would leave none.
-    "sft.yaml": [("num_train_epochs: 15", "max_steps: 3"), ("learning_rate: 1.0e-3", "learning_rate: 1.0e-9")],
+    "sft.yaml": [
+        ("num_train_epochs: 15", "max_steps: 3"),
+        ("logging_steps: 5", "logging_steps: 1"),
+        ("learning_rate: 1.0e-3", "learning_rate: 1.0e-9"),
+    ],
     "grpo.yaml": [("max_steps: 60", "max_steps: 2"), ("max_new_tokens: 64", "max_new_tokens: 16")],
     "eval.yaml": [("max_new_tokens: 64", "max_new_tokens: 16")],
 }
