@@ -32,13 +32,13 @@ def recipe(family: str, stage: str) -> dict[str, Any]:
 def row(family: str) -> list[str]:
     """The cells of a family, a folder of yaml_recipes."""
     from integration import test_packed_families, test_packed_groups
-    from real_vllm import test_real_vllm  # needs no vLLM to be imported
+    from real_vllm import test_real_families, test_real_vllm  # need no vLLM to be imported
 
     twin = TWINS[family]
     architecture = twin.removesuffix("_thinking")  # another chat template
     packs = recipe(family, "sft")["length_aware_packing"]
     groups = "grpo_update_layout" not in recipe(family, "grpo")
-    vllm = test_real_vllm.FAMILIES
+    vllm = {*test_real_vllm.FAMILIES, *test_real_families.FAMILIES}
     cells = [
         f"`{family}`",
         recipe(family, "sft")["model_name_or_path"],
@@ -49,7 +49,7 @@ def row(family: str) -> list[str]:
         "yes",  # test_families.test_full
         "yes",  # test_families.test_full, test_a_tower_that_is_not_frozen
         "yes",  # test_qlora.test_qlora
-        "yes" if twin in vllm else NOT_TESTED,
+        "yes" if twin in vllm else test_real_families.NOT_SERVED.get(twin, NOT_TESTED),
         "SFT" if architecture in test_packed_families.MROPE else NOT_TESTED,
     ]
     assert len(cells) == len(COLUMNS)

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import requests
 import torch
+from family_twins import FAMILY_TEMPLATES
 from llamafactory.data import get_template_and_fix_tokenizer
 from llamafactory.hparams import DataArguments, ModelArguments
 from llamafactory.model import load_tokenizer
@@ -78,14 +79,6 @@ class Running:
         return max(gaps)
 
 
-@pytest.fixture(scope="module")
-def vllm_python() -> str:
-    python = os.environ.get("LCOT_VLLM_PYTHON")
-    if not python:
-        pytest.fail("LCOT_VLLM_PYTHON must name the Python of vLLM's environment: `make test-vllm` installs one.")
-    return python
-
-
 @pytest.fixture(scope="module", params=FAMILIES)
 def running(
     request: pytest.FixtureRequest, twin: Any, vllm_python: str, tmp_path_factory: pytest.TempPathFactory
@@ -112,7 +105,7 @@ def started(directory: Path, vllm_python: str, work: Path) -> Iterator[Running]:
 
 def prompt_encoder(loaded: LoadedTwin) -> PromptEncoder:
     module = load_tokenizer(ModelArguments(model_name_or_path=str(loaded.directory)))
-    data_args = DataArguments(template=TWIN_TEMPLATES[loaded.family], cutoff_len=1024)
+    data_args = DataArguments(template={**TWIN_TEMPLATES, **FAMILY_TEMPLATES}[loaded.family], cutoff_len=1024)
     template = get_template_and_fix_tokenizer(module["tokenizer"], data_args)
     return PromptEncoder(template, module["processor"], loaded.vlm)
 
