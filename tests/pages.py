@@ -60,7 +60,7 @@ def run_commands(commands: Sequence[str], folder: Path) -> dict[str, str]:
         env={**os.environ, **own},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1800,
     )
     done = [json.loads(line) for line in result.stdout.splitlines() if line.startswith('{"command"')]
     failed = [line for line in done if line["code"]]
