@@ -1,4 +1,4 @@
-"""What runs on a GPU in the real shapes runs here on tiny models: the measuring code itself, then all of it."""
+"""What runs on a GPU in the real shapes runs here on tiny models: the measuring code, then whole parts of it."""
 
 import json
 import subprocess
