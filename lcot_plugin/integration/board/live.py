@@ -25,6 +25,7 @@ from typing import Any, TypeGuard
 import gradio as gr
 
 from lcot_plugin.errors import DataError
+from lcot_plugin.integration.board.abort import stops_with_checkpoint
 from lcot_plugin.integration.board.failure import printable
 from lcot_plugin.integration.board.following import FollowedRun, followed_run, is_count
 from lcot_plugin.integration.board.panel_texts import translated
@@ -207,7 +208,7 @@ def status_html(run: FollowedRun, own: BoardRun | None, lang: str, now: float) -
     step, total = progress.get("step"), progress.get("max_steps")
     if is_count(step) and is_count(total) and total > 0:
         lines.append(f'<progress value="{min(step, total)}" max="{total}">{step}/{total}</progress>')
-    lines += [f"<p>{escape(line)}</p>" for line in notes(own, progress, state, lang)]
+    lines += [f"<p>{escape(line)}</p>" for line in notes(run, own, progress, state, lang)]
     if message := message_of(run, own, progress):
         lines.append(f"<pre>{escape(message)}</pre>")
     if run.error:
@@ -270,7 +271,7 @@ def facts(run: FollowedRun, progress: dict[str, Any], state: str, lang: str, now
     return found
 
 
-def notes(own: BoardRun | None, progress: dict[str, Any], state: str, lang: str) -> list[str]:
+def notes(run: FollowedRun, own: BoardRun | None, progress: dict[str, Any], state: str, lang: str) -> list[str]:
     """What the user may do now."""
     if own is not None:
         said = own.abort_text(lang)
@@ -281,7 +282,15 @@ def notes(own: BoardRun | None, progress: dict[str, Any], state: str, lang: str)
     if state not in LIVING or not is_count(pid):
         return []
     where = "" if host in (None, socket.gethostname()) else f" ({printable(str(host), 100)})"
-    return [text("live_elsewhere", lang, pid=pid, where=where)]
+    said = "live_elsewhere" if _leaves_checkpoint(run.record) else "live_elsewhere_at_once"
+    return [text(said, lang, pid=pid, where=where)]
+
+
+def _leaves_checkpoint(record: dict[str, Any]) -> bool:
+    """Whether the run of this run.json writes a checkpoint when it is asked to end."""
+    arguments = record.get("arguments")
+    known = arguments if isinstance(arguments, dict) else {}
+    return record.get("trains") is not False and stops_with_checkpoint({**known, "stage": record.get("stage")})
 
 
 def message_of(run: FollowedRun, own: BoardRun | None, progress: dict[str, Any]) -> str:

@@ -128,6 +128,14 @@ SENTENCES: dict[str, tuple[str, str, str, str, str]] = {
         "ここで開始した実行ではありません。シェル{where}で `kill {pid}` を実行すると、"
         "チェックポイントを残して終わります。",
     ),
+    "live_elsewhere_at_once": (
+        "This run was not started here. `kill {pid}` in a shell{where} ends it at once, without a new checkpoint.",
+        "Этот запуск начат не здесь. Команда `kill {pid}`{where} завершит его сразу, без новой контрольной точки.",
+        "此运行不是在这里启动的。在命令行{where}中用 `kill {pid}` 会立即结束它，不写入新的检查点。",
+        "여기서 시작한 실행이 아닙니다. 셸{where}에서 `kill {pid}`를 실행하면 새 체크포인트 없이 바로 끝납니다.",
+        "ここで開始した実行ではありません。シェル{where}で `kill {pid}` を実行すると、"
+        "新しいチェックポイントなしで直ちに終了します。",
+    ),
     # Abort
     "abort_waiting": (
         "Asked to stop. The run ends after its current optimizer step and writes a checkpoint; wait for it. "

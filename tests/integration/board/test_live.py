@@ -106,6 +106,28 @@ def test_a_run_that_goes_on_while_the_board_was_restarted_is_followed(tmp_path: 
     assert "Finished" in status and "kill" not in status, "it stays on the page"
 
 
+@pytest.mark.parametrize(
+    ("record", "kept"),
+    [
+        ({"stage": "grpo", "trains": True}, True),
+        ({"stage": "sft", "trains": True, "arguments": {"length_aware_packing": True}}, True),
+        ({"stage": "sft", "trains": True, "arguments": {"length_aware_packing": False}}, False),
+        ({"stage": "grpo", "trains": False}, False),
+        ({"stage": "sft", "arguments": "none"}, False),
+    ],
+)
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_a_checkpoint_is_promised_only_where_one_is_written(
+    tmp_path: Path, record: dict[str, Any], kept: bool, lang: str
+) -> None:
+    folder = write_run(tmp_path / "run")
+    write_json(folder / RUN_FILE, {"format": 1, **record})
+    status = changes(engine(), Shown(), str(folder), lang)[1]
+    said, other = ("live_elsewhere", "live_elsewhere_at_once")[:: 1 if kept else -1]
+    assert live.text(said, lang, pid=os.getpid(), where="") in status
+    assert live.text(other, lang, pid=os.getpid(), where="") not in status
+
+
 def test_a_killed_run_says_so(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", pid=2**22 + 1, remaining_seconds=70.0)
     status = changes(engine(), Shown(), str(folder), "en")[1]
