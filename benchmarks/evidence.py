@@ -34,6 +34,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 from evidence_data import SETS, write_sets  # noqa: E402
 
 from lcot_plugin.demo.arms import BASE_MODEL, Stage, run_stage  # noqa: E402
+from lcot_plugin.demo.data import build_sets  # noqa: E402
 
 REMEDIES: dict[str, tuple[str, dict[str, float]]] = {
     "quarter_kl": ("quarter", {"grpo_beta": 0.04}),
@@ -56,7 +57,7 @@ STEPS = 300
 
 
 def accuracy(folder: Path) -> dict[str, float] | None:
-    """Percent of the test problems, and by number of operands; None where it has not been evaluated."""
+    """What the evaluation reports; None where there has been none."""
     file = folder / "eval_results.json"
     return json.loads(file.read_text()) if file.exists() else None
 
@@ -113,6 +114,26 @@ def run_arm(arm: str, seed: int, output: Path) -> dict[str, float]:
     return results
 
 
+def print_operands(arms: Sequence[str], seeds: Sequence[int], output: Path) -> None:
+    """Means over seeds by number of operands."""
+    num_operands = [len(problem.operations) + 1 for problem in build_sets()["test"]]
+
+    def means(arm: str, stage: str) -> dict[int, float]:
+        right: dict[int, list[float]] = {operands: [] for operands in sorted(set(num_operands))}
+        for seed in seeds:
+            file = output / f"seed_{seed}" / arm / f"{stage}_eval" / "eval_completions.jsonl"
+            for completion in map(json.loads, file.read_text().splitlines()):
+                right[num_operands[completion["record"]]].append(100 * completion["reward"])
+        return {operands: fmean(values) for operands, values in right.items()}
+
+    print("\ngreedy accuracy in % by number of operands, after SFT / after RL")
+    print(f"{'SFT':<30}" + "".join(f"{operands:>14}" for operands in sorted(set(num_operands))))
+    for arm in arms:
+        before, after = means(REMEDIES.get(arm, (arm,))[0], "sft"), means(arm, "rl")
+        cells = [f"{before[operands]:.0f} / {after[operands]:.0f}" for operands in before]
+        print(f"{TITLES[arm]:<30}" + "".join(f"{cell:>14}" for cell in cells))
+
+
 def interval(values: Sequence[float]) -> float:
     """Half the 95 % interval of the mean over seeds, by Student's t; NaN of a single one."""
     from scipy.stats import t
@@ -141,7 +162,7 @@ def plot(found: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for place, stages in enumerate(found.values()):
@@ -178,6 +199,7 @@ def main() -> None:
             for stage, value in run_arm(arm, seed, output).items():
                 found[arm][stage].append(value)
     summary = print_table(found, len(arguments.seeds))
+    print_operands(arguments.arms, arguments.seeds, output)
     plot(found, output / "evidence.png")
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "llamafactory"))
     print(f"{date.today()}, {platform.machine()}, Python {platform.python_version()}, {versions}")

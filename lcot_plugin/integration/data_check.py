@@ -268,7 +268,7 @@ def check_golds(recipe: DataRecipe, sets: Sequence[LoadedSet], golds: Golds, rep
         "gold answers that do not score 1.0 under their own verifier",
         "gold answers score 1.0 under their own verifier",
         num_looked_at=sum(map(len, golds.values())),
-        why_nothing="no record has a gold answer, which stage sft needs none of"
+        why_nothing="no record has a gold answer; stage sft needs none"
         if recipe.stage == "sft"
         else "there is no record with a gold answer",
     )

@@ -187,7 +187,7 @@ def test_a_check_of_nothing_is_no_success(run: Run, capsys: pytest.CaptureFixtur
     run.entry("train", columns={"prompt": "problem", "response": "response", "images": "images"})
     assert run.check() == (0, {})
     printed = capsys.readouterr().out
-    assert "skip   gold answers: nothing to check" in printed
+    assert "skip   gold answers: no record has a gold answer; stage sft needs none" in printed
     assert "skip   problems of training and evaluation: nothing to check" in printed
     assert "skip   images of training and evaluation: nothing to check" in printed
 

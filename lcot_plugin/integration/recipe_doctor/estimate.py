@@ -36,6 +36,7 @@ from lcot_plugin.integration.recipe_doctor.memory import (
 from lcot_plugin.integration.recipe_doctor.settings import needs_gpu, offloads, pack_budget, zero_stage
 from lcot_plugin.integration.recipe_doctor.speed import Device, decode_seconds, measure_device, update_seconds
 from lcot_plugin.integration.refusals import RunArguments
+from lcot_plugin.packing.loss import rows_per_chunk
 from lcot_plugin.vlm import VisionLanguageModel, unwrap_base_model
 
 MOST_TOKENS = 1 << 17
@@ -82,7 +83,7 @@ def examine_memory(
     budget = _budget(run)
     if run.training.do_train and budget:
         uses_mrope = VisionLanguageModel(model, recipe.tokenizer).uses_mrope
-        update_pass = UpdatePass(model, dtype, _chunk(run), uses_mrope)
+        update_pass = UpdatePass(model, dtype, _chunk(run, model), uses_mrope)
 
         def update(tokens: int) -> float:
             seen = vision_bytes(model, _patches(found, run, recipe, tokens), dtype)
@@ -123,12 +124,13 @@ def _budget_key(run: RunArguments) -> str:
     return "pack_max_tokens" if run.data.length_aware_packing else "per_device_train_batch_size x cutoff_len"
 
 
-def _chunk(run: RunArguments) -> int:
+def _chunk(run: RunArguments, model: Any) -> int:
     """Tokens whose logits exist at once: all of them in LLaMA-Factory's own SFT."""
     if run.finetuning.stage == "grpo":
         return int(run.finetuning.grpo_logits_chunk_size)
-    vocabulary_rows = 1024  # of packing/loss.py, about
-    return vocabulary_rows if run.data.length_aware_packing else 1 << 20
+    if run.data.length_aware_packing:
+        return rows_per_chunk(unwrap_base_model(model).config.get_text_config().vocab_size)
+    return 1 << 20
 
 
 def _patches(found: Examination, run: RunArguments, recipe: DataRecipe, tokens: int) -> int:

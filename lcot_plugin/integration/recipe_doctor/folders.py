@@ -127,10 +127,13 @@ def adapter_lines(written: Mapping[str, Any], model: Any) -> list[Line]:
     """Whether the layers of the adapters that are here exist in the model, with their widths."""
     lines = []
     widths = {
-        (_tail(name), getattr(module, "in_features", None), getattr(module, "out_features", None))
+        (
+            _tail(name).removesuffix(".base_layer"),
+            getattr(module, "in_features", None),
+            getattr(module, "out_features", None),
+        )
         for name, module in unwrap_base_model(model).named_modules()
     }
-    widths = {(name.removesuffix(".base_layer"), *shape) for name, *shape in widths}
     for folder in _folders(written.get("adapter_name_or_path")):
         file = folder / ADAPTER_WEIGHTS
         if adapter_problem(folder) or not file.is_file():

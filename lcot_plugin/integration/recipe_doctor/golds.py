@@ -122,5 +122,5 @@ def _responses(recipe: DataRecipe, loaded: LoadedSet | tuple[str, Exception]) ->
     tokens, aligned = tokenise_set(recipe, loaded, Findings())
     if not len(aligned):
         return []
-    counts: dict[str, Any] = measure(recipe, loaded.source, tokens).counts
+    counts = measure(recipe, loaded.source, tokens).counts
     return [int(length) for length in counts["thought"] + counts["answer"]]

@@ -126,7 +126,7 @@ def test_findings_that_cannot_be_written_stop_it_before_it_looks(tmp_path: Path)
 
 
 def test_ctrl_c_and_a_reader_that_has_had_enough(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr("os.dup2", lambda *_: None)  # what the test run prints is still wanted
     for error, code in ((KeyboardInterrupt, 130), (BrokenPipeError, 141)):
@@ -136,7 +136,7 @@ def test_ctrl_c_and_a_reader_that_has_had_enough(
 
         monkeypatch.setattr("lcot_plugin.integration.recipe_doctor.examine.examine", stop)
         assert cli.main(["doctor", "yaml_recipes/eval.yaml", "--dry-run"]) == code
-    assert "lcot doctor: interrupted" in capsys.readouterr().err
+    assert "lcot doctor: interrupted" in capfd.readouterr().err
 
 
 DATA = {
@@ -166,7 +166,7 @@ def test_a_few_bad_records_are_a_note_and_many_are_wrong(tmp_path: Path) -> None
 
 def test_a_set_of_which_nothing_is_left(tmp_path: Path) -> None:
     code, result = doctor(tmp_path, MODEL, *data(tmp_path, no_picture=2))
-    assert code == 1 and "some has no record that can be used" in texts(result, "WRONG")
+    assert code == 1 and "some: none of its records can be used" in texts(result, "WRONG")
     code, result = doctor(tmp_path, MODEL, *data(tmp_path, no_gold=1, good=1))
     assert code == 1 and "gold answers that do not score 1.0" in texts(result, "WRONG")
 
