@@ -125,9 +125,7 @@ def test_findings_that_cannot_be_written_stop_it_before_it_looks(tmp_path: Path)
             examine("yaml_recipes/grpo.yaml", dry_run=True, json_file=place)
 
 
-def test_ctrl_c_and_a_reader_that_has_had_enough(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
-) -> None:
+def test_ctrl_c_and_a_reader_that_has_had_enough(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
     monkeypatch.setattr("os.dup2", lambda *_: None)  # what the test run prints is still wanted
     for error, code in ((KeyboardInterrupt, 130), (BrokenPipeError, 141)):
 
