@@ -91,7 +91,7 @@ def create_live_view(engine: Any, lang: Any) -> dict[str, Any]:
         live_timer = gr.Timer(SECONDS)
 
     def tick(shown: Shown, chosen: str | None, lang: str) -> Any:
-        return changes(engine, shown, "" if chosen in (None, OWN_RUN) else chosen, lang)
+        return changes(engine, shown, chosen_folder(chosen), lang)
 
     outputs = [shown, live_status, live_alarms, live_panels, live_more_panels, live_more]
     asked: dict[str, Any] = dict(inputs=[shown, live_run, lang], outputs=outputs)
@@ -108,6 +108,12 @@ def create_live_view(engine: Any, lang: Any) -> dict[str, Any]:
         live_more_panels=live_more_panels,
         live_timer=live_timer,
     )
+
+
+def chosen_folder(chosen: str | None) -> str:
+    """What is chosen in "Live view of", empty for the Board's own run: gradio sends its name instead of its value where
+    the box was left without a choice, in the language that was spoken then."""
+    return "" if chosen is None or chosen in (OWN_RUN, *SENTENCES["live_own"]) else chosen
 
 
 def save_root() -> Path:

@@ -128,6 +128,12 @@ def test_a_checkpoint_is_promised_only_where_one_is_written(
     assert live.text(other, lang, pid=os.getpid(), where="") not in status
 
 
+def test_the_name_of_the_board_s_own_run_is_no_folder() -> None:
+    names = live.SENTENCES["live_own"]
+    assert [live.chosen_folder(name) for name in (None, live.OWN_RUN, *names)] == [""] * (2 + len(names))
+    assert live.chosen_folder("saves/run") == "saves/run"
+
+
 def test_a_killed_run_says_so(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", pid=2**22 + 1, remaining_seconds=70.0)
     status = changes(engine(), Shown(), str(folder), "en")[1]
