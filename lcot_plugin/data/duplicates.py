@@ -59,6 +59,9 @@ class Fingerprint:
     """16 by 16 grey levels."""
     width: int
     height: int
+    concealed: float
+    """Grey levels, on average, between the picture on white and what a model gets, which is made with
+    `convert("RGB")`: transparent pixels in the colour that lies beneath, black as a rule. 0 without transparency."""
 
 
 def fingerprint(image: str | bytes) -> Fingerprint:
@@ -93,7 +96,17 @@ def _fingerprint(picture: Image.Image) -> Fingerprint:
         thumbnail=grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes(),
         width=picture.width,
         height=picture.height,
+        concealed=_concealed(picture),
     )
+
+
+def _concealed(picture: Image.Image) -> float:
+    if picture.mode not in ("RGBA", "LA", "PA") and "transparency" not in picture.info:
+        return 0.0
+    over = picture.convert("RGBA")
+    paper = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+    seen, meant = (np.asarray(image.convert("RGB").convert("L"), np.int16) for image in (picture, paper))
+    return float(np.abs(seen - meant).mean())
 
 
 def near_pairs(hashes: NDArray[np.uint64], max_distance: int = MAX_DISTANCE) -> NDArray[np.int64]:

@@ -47,6 +47,12 @@ MAX_PRINTED = 10
 """Different entries printed per check; the JSON file has them all."""
 DECODING_COST = 50
 """Records that are tokenised in the time in which one image is decoded."""
+MIN_CONCEALED = 2.0
+"""Grey levels: one black pixel of 128 that people see white."""
+CONCEALED = (
+    "what is transparent is not white beneath. Put it on white, with Pillow "
+    "Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image.convert('RGBA')).convert('RGB')."
+)
 MAX_RANGES = 6
 """Runs of records printed per entry."""
 NUM_SAMPLED = 32
@@ -144,13 +150,13 @@ def check(
     report = Findings()
     usable, unreadable = read_sets(recipe, report)
     golds = {loaded.source: golds_of(recipe, loaded) for loaded in usable}
-    broken, num_images, duplicates = check_images(recipe, usable, golds)
+    image_checks, num_images, duplicates = check_images(recipe, usable, golds)
     checks = [
         unreadable,
         check_template(recipe),
         *check_systems(recipe, usable),
         *check_golds(recipe, usable, golds, report),
-        broken,
+        *image_checks,
         *duplicates,
         *check_findings(report),
     ]
@@ -353,16 +359,17 @@ def read_pictures(examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return {name: [row[name] for row in rows] for name in ("record", *EMPTY_FINGERPRINT, "fault")}
 
 
-EMPTY_FINGERPRINT: dict[str, Any] = {"content": "", "gradients": b"", "thumbnail": b"", "width": 0, "height": 0}
+EMPTY_FINGERPRINT = vars(Fingerprint(content="", gradients=b"", thumbnail=b"", width=0, height=0, concealed=0.0))
 
 
 def decode_images(recipe: DataRecipe, loaded: LoadedSet) -> Any:
     """`read_pictures` of a whole set, in processes, from the cache where it holds."""
     from datasets import Features, Value
 
-    types = {"record": "int64", "content": "string", "gradients": "binary", "thumbnail": "binary"}
-    types |= {"width": "int32", "height": "int32", "fault": "string"}
+    types = {"record": "int64", "content": "string", "gradients": "binary", "thumbnail": "binary", "width": "int32"}
+    types |= {"height": "int32", "concealed": "float32", "fault": "string"}
     written = recipe.data_args.preprocessing_num_workers
+    files = media_digest(media_paths(loaded.aligned))
     return loaded.aligned.select_columns(["_record", "_images"]).map(
         read_pictures,
         batched=True,
@@ -370,16 +377,22 @@ def decode_images(recipe: DataRecipe, loaded: LoadedSet) -> Any:
         remove_columns=["_record", "_images"],
         features=Features({name: Value(kind) for name, kind in types.items()}),
         num_proc=num_workers(written, len(loaded.aligned) * DECODING_COST),
-        new_fingerprint=digest_of(loaded.aligned._fingerprint, "pictures", media_digest(media_paths(loaded.aligned))),
+        new_fingerprint=digest_of(loaded.aligned._fingerprint, "pictures and transparency", files),
         desc=f"Decoding images of {loaded.source}",
     )
 
 
-def check_images(recipe: DataRecipe, sets: Sequence[LoadedSet], golds: Golds) -> tuple[Check, int, list[Check]]:
-    """Whether every image decodes; how many there are; duplicates and overlaps."""
+def check_images(recipe: DataRecipe, sets: Sequence[LoadedSet], golds: Golds) -> tuple[list[Check], int, list[Check]]:
+    """Whether every image decodes, and is seen by a model as by people; how many there are; duplicates and overlaps."""
     pictures: list[Fingerprint] = []
     places: dict[tuple[str, int], list[int]] = {}
     broken = Check("images", "images that cannot be decoded", "every image decodes whole")
+    concealed = Check(
+        "transparent images",
+        "images with transparent parts, which a model sees in the colour beneath them, black as a rule",
+        "no image hides anything in transparent parts",
+        level=NOTE,
+    )
     num_images = 0
     for loaded in sets:
         for row in decode_images(recipe, loaded) if len(loaded.aligned) else ():
@@ -392,7 +405,9 @@ def check_images(recipe: DataRecipe, sets: Sequence[LoadedSet], golds: Golds) ->
             else:
                 of_record.append(len(pictures))
                 pictures.append(Fingerprint(**row))
-    broken.num_looked_at = num_images
+                if pictures[-1].concealed >= MIN_CONCEALED:
+                    concealed.add(loaded.source, record, CONCEALED)
+    broken.num_looked_at = concealed.num_looked_at = num_images
     groups = groups_of(pictures).tolist()
     problems = []
     for loaded in sets:
@@ -405,7 +420,7 @@ def check_images(recipe: DataRecipe, sets: Sequence[LoadedSet], golds: Golds) ->
             known = golds[loaded.source].get(record)
             gold = known.text if known else None
             problems += [Problem(loaded.source, record, side, question, looks, gold, pixels) for side in loaded.sides]
-    return broken, num_images, check_duplicates(problems)
+    return [broken, concealed], num_images, check_duplicates(problems)
 
 
 def check_duplicates(problems: Sequence[Problem]) -> list[Check]:

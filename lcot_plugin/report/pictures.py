@@ -126,7 +126,7 @@ def _read(path: Path, name: str, max_side: int) -> Picture:
             with Image.open(path) as image:
                 width, height = image.size
                 image.draft("RGB", (max_side, max_side))
-                shown = _on_white(image)
+                shown = image.convert("RGB")  # as a model gets it: without transparency, whatever lies beneath
         may_be_drawing = shown.getcolors(DRAWN_COLOURS) is not None
         # Whole pixels are averaged first: a third of the time, and as good to look at.
         shown.thumbnail((max_side, max_side), reducing_gap=1.0)
@@ -143,12 +143,3 @@ def _url(image: Any, kind: str, **settings: Any) -> str:
     buffer = io.BytesIO()
     image.save(buffer, kind, **settings)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _on_white(image: Any) -> Any:
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        over = image.convert("RGBA")
-        under = Image.new("RGBA", over.size, "white")
-        under.alpha_composite(over)
-        return under.convert("RGB")
-    return image.convert("RGB")

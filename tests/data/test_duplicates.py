@@ -83,6 +83,16 @@ def test_content_is_that_of_the_pixels() -> None:
     assert (png.width, png.height, len(png.gradients), len(png.thumbnail)) == (320, 240, 8, 256)
 
 
+def test_what_transparency_conceals() -> None:
+    drawing = Image.new("RGBA", (20, 10), (0, 0, 0, 0))
+    drawing.paste((0, 0, 0, 255), (0, 0, 10, 10))  # black on nothing, which is black beneath: nothing is to be seen
+    assert fingerprint(encode(drawing)).concealed == 127.5
+    on_white = Image.new("RGBA", (20, 10), (255, 255, 255, 0))
+    on_white.paste((0, 0, 0, 255), (0, 0, 10, 10))
+    assert fingerprint(encode(on_white)).concealed == 0.0
+    assert fingerprint(encode(diagram(1))).concealed == 0.0
+
+
 @pytest.mark.parametrize(
     ("contents", "fault"),
     [

@@ -282,6 +282,18 @@ def test_check_finds_everything_in_one_go(
     assert printed.count("WRONG") == 5
 
 
+def test_check_names_pictures_that_a_model_sees_otherwise(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with Image.open(run.folder / "train_4_0.png") as image:
+        drawing = Image.new("RGBA", image.size, (0, 0, 0, 0))
+    drawing.paste((0, 0, 0, 255), (0, 0, 4, 4))
+    drawing.save(run.folder / "train_4_0.png")
+    code, found = run.check()
+    title = "images with transparent parts, which a model sees in the colour beneath them, black as a rule"
+    assert code == 0 and found == {title: [("train", 4)]}
+    printed = capsys.readouterr().out
+    assert f"note   {title}: 1" in printed and "> Put it on white" in printed
+
+
 def test_check_survives_the_template_of_another_family(run: Run) -> None:
     run.write(template="llava")
     code, found = run.check()

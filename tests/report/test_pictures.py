@@ -35,14 +35,14 @@ def test_scaled_down_with_its_true_size(noise: Path) -> None:
     assert picture.url.startswith("data:image/jpeg")  # though it has no more than 256 greys
 
 
-def test_a_small_drawing_is_kept_exactly_and_on_white(tmp_path: Path) -> None:
-    image = Image.new("RGBA", (60, 40), (0, 0, 0, 0))
+def test_a_small_drawing_is_kept_exactly_and_as_a_model_gets_it(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (60, 40), (40, 50, 60, 0))
     image.paste((200, 10, 10, 255), (10, 10, 30, 30))
     image.save(tmp_path / "drawing.png")
     picture = PicturePool(tmp_path).picture("drawing.png")
     assert picture.url.startswith("data:image/webp")
     copy = shown(picture)
-    assert (copy.size, copy.getpixel((0, 0)), copy.getpixel((20, 20))) == ((60, 40), (255, 255, 255), (200, 10, 10))
+    assert (copy.size, copy.getpixel((0, 0)), copy.getpixel((20, 20))) == ((60, 40), (40, 50, 60), (200, 10, 10))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "CMYK", "I;16", "F"])
