@@ -26,13 +26,23 @@ SFT_KEYS = frozenset({"neat_packing", "train_on_prompt", "mask_history"}) | {
 }
 """Keys that the Board writes for every stage, and that are refused or without effect in stage grpo."""
 
+NUMBERS = {"learning_rate": "number", "num_train_epochs": "number", "max_samples": "whole", "max_grad_norm": "number"}
+"""Text boxes of the Board's own that LLaMA-Factory makes numbers of, with a bare ValueError where it cannot."""
+
 
 def apply(module: ModuleType) -> None:
     """Adds the stage, and wraps what checks and what collects the arguments in `Runner`."""
     import gradio as gr
 
     from lcot_plugin.integration.board import command, loading, process, texts
-    from lcot_plugin.integration.board.arguments import contradictions, faults, folder_faults, merged, written_keys
+    from lcot_plugin.integration.board.arguments import (
+        as_kind,
+        contradictions,
+        faults,
+        folder_faults,
+        merged,
+        written_keys,
+    )
     from lcot_plugin.integration.board.controls import CONTROLS, DECLARED
     from lcot_plugin.integration.board.panels import tracks
 
@@ -70,6 +80,9 @@ def apply(module: ModuleType) -> None:
         if not isinstance(extra, dict):
             return texts.alert("extra_no_dictionary", lang)
         try:
+            for name, kind in NUMBERS.items():
+                if as_kind(kind, str(held(self, data, name)).strip(), name) <= 0 and name != "max_grad_norm":
+                    return texts.alert("cannot_run", lang) + f"\n\n- {name}: write a number above 0."
             keys = written_keys(controls(self, data))
             if held(self, data, "training_stage") != STAGE_LABEL and not keys and not DECLARED.keys() & extra.keys():
                 return ""

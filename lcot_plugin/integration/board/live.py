@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
@@ -38,6 +38,8 @@ from lcot_plugin.report.runs import find_runs, seconds_of
 
 SECONDS = 2.0
 """Between two questions of a page."""
+LIST_SECONDS = 10.0
+"""Between two looks for runs that can be chosen."""
 SHOWN_ALARMS = 6
 FIRST_CHARTS = 6
 """The others are folded: the log stands below them."""
@@ -97,7 +99,7 @@ def create_live_view(engine: Any, lang: Any) -> dict[str, Any]:
     asked: dict[str, Any] = dict(inputs=[shown, live_run, lang], outputs=outputs)
     for event in (live_timer.tick, live_run.change):
         event(tick, **asked, queue=False, show_progress="hidden", show_api=False)
-    live_run.focus(run_choices, [lang], [live_run], queue=False, show_progress="hidden", show_api=False)
+    keep_choices(live_run, run_choices, lang)
     return dict(
         live_box=live_box,
         live_run=live_run,
@@ -123,9 +125,25 @@ def save_root() -> Path:
     return Path(DEFAULT_SAVE_DIR)
 
 
-def run_choices(lang: str) -> Any:
-    """The Board's own run and every run that is found."""
-    return gr.Dropdown(choices=[(text("live_own", lang), OWN_RUN), *(str(folder) for folder in find_runs(save_root()))])
+def run_choices(lang: str) -> list[tuple[str, str]]:
+    """The Board's own run and every run that is found, each with its label."""
+    return [(text("live_own", lang), OWN_RUN), *((str(folder), str(folder)) for folder in find_runs(save_root()))]
+
+
+def keep_choices(dropdown: Any, list_choices: Callable[..., Any], *inputs: Any) -> None:
+    """Sends a dropdown what `list_choices` of the inputs' values gives, on loading a page and as it changes.
+
+    Not on focus: choices that come while the list is open are filtered by the text that stands in the box.
+    """
+    known = gr.State(None)
+
+    def look(known: Any, *values: Any) -> Any:
+        choices = list_choices(*values)
+        return (gr.skip(), gr.skip()) if choices == known else (choices, gr.Dropdown(choices=choices))
+
+    quiet: dict[str, Any] = dict(queue=False, show_progress="hidden", show_api=False)
+    for triggers in (None, gr.Timer(LIST_SECONDS).tick):  # None: on loading, and as an input changes
+        gr.on(triggers, look, [known, *inputs], [known, dropdown], **quiet)
 
 
 def written_path(written: str) -> Path:

@@ -60,7 +60,6 @@ LOCALES: dict[str, dict[str, dict[str, Any]]] = {
             "이 보드에서 시작한 실행, 또는 셸에서 시작한 것을 포함한 임의의 실행 폴더.",
             "このボードで開始した実行、またはシェルで開始したものを含む任意の実行フォルダ。",
         ),
-        choices=tuple([(name, OWN_RUN)] for name in SENTENCES["live_own"]),
     ),
     "live_more": _same(label=("More charts", "Другие графики", "更多图表", "그래프 더 보기", "その他のグラフ")),
     "viewer_run": _same(

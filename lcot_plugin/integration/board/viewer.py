@@ -13,6 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import gradio as gr
 
 from lcot_plugin.errors import DataError, LcotError
 from lcot_plugin.integration.board.failure import printable
-from lcot_plugin.integration.board.live import save_root, written_path
+from lcot_plugin.integration.board.live import keep_choices, save_root, written_path
 from lcot_plugin.integration.board.process import run_of
 from lcot_plugin.integration.board.view_texts import LOCALES, text
 from lcot_plugin.report.completions import COMPLETIONS_FILE
@@ -153,11 +154,7 @@ def _start(name: str) -> dict[str, Any]:
 def _connect(engine: Any, made: dict[str, Any], offset: Any, lang: Any) -> None:
     quiet: dict[str, Any] = dict(queue=False, show_api=False)
     run, file = made["viewer_run"], made["viewer_file"]
-
-    def choices() -> Any:
-        return gr.Dropdown(choices=run_choices(engine))
-
-    run.focus(choices, None, [run], show_progress="hidden", **quiet)
+    keep_choices(run, partial(run_choices, engine))
     facets = [made[name] for name in ("viewer_source", "viewer_outcome", "viewer_reward")]
     shown = [offset, made["viewer_count"], made["viewer_page"], made["viewer_prev_btn"], made["viewer_next_btn"]]
     asked = [run, file, lang, made["viewer_tokens"], offset, *(made[name] for name in FILTERS)]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lcot_plugin.integration.recipe_doctor.lines import GOOD, NOTE, WRONG, Line
+from lcot_plugin.report.run_log import RUN_FILE
 from lcot_plugin.vlm import unwrap_base_model
 
 MODEL_FOLDER = "model folder"
@@ -46,6 +47,8 @@ def model_problem(folder: Path) -> str | None:
     if not (folder / "config.json").is_file():
         if (folder / ADAPTER_CONFIG).is_file():
             return "it is an adapter: name it in adapter_name_or_path, and its base in model_name_or_path."
+        if (folder / RUN_FILE).is_file():
+            return "a run has written into it that has not saved a model: let its training end first."
         return "there is no config.json in it: name the folder of a model, or copy it again."
     if problem := _json_problem(folder / "config.json"):
         return problem

@@ -127,6 +127,20 @@ def test_wrong_input_is_told_in_the_language_of_the_board(board: Board, lang: st
     assert "grpo_beta: 'much' is not a number" in said
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ({"learning_rate": "2e-4x"}, "learning_rate: '2e-4x' is not a number"),
+        ({"max_samples": "all"}, "max_samples: 'all' is not a whole number"),
+        ({"num_train_epochs": "-1"}, "num_train_epochs: write a number above 0"),
+        ({"max_grad_norm": ""}, "max_grad_norm: '' is not a number"),
+    ],
+)
+def test_a_number_of_the_board_s_own_is_told_by_its_name(board: Board, written: dict[str, str], said: str) -> None:
+    assert said in board.preview(**written)
+    assert board.preview(max_grad_norm="0").startswith("`")  # no clipping
+
+
 def test_extra_arguments_must_be_a_dictionary(board: Board) -> None:
     assert "JSON object" in board.preview(extra_args="[1]")
     assert "JSON object" in board.preview(extra_args="5")

@@ -226,6 +226,26 @@ def test_what_a_model_wrote_is_text_in_the_viewer_and_the_live_view(server: Boar
         assert_nothing_ran(seen)
 
 
+def test_lists_of_runs_offer_all_of_them_at_a_click(server: BoardServer, chromium: Any) -> None:
+    """Whatever stands in the box: gradio filters by it what comes while the list is open."""
+    with visit(chromium) as seen:
+        board = BoardPage(seen, server.url)
+
+        def offered(label: str, run: str) -> None:
+            board.input(label).click()
+            expect(board.page.get_by_role("option", name=run, exact=True).locator("visible=true")).to_have_count(1)
+            board.input(label).press("Escape")
+            board.input(label).blur()
+
+        offered("Live view of", "saves/hostile")
+        board.choose("Live view of", "saves/hostile")
+        offered("Live view of", "the run of this Board")
+        board.open_tab("Rollouts")
+        offered("Run folder", "saves/hostile")
+        board.choose("Run folder", "saves/hostile")
+        offered("Run folder", "saves/hostile")
+
+
 def assert_nothing_ran(seen: Visit) -> None:
     """Neither script nor markup of a hostile text has had an effect."""
     assert seen.page.evaluate("window.injected") is None

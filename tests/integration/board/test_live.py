@@ -230,7 +230,7 @@ def test_the_last_word_of_a_quiet_run_is_dated(tmp_path: Path) -> None:
 
 def test_choices_are_the_runs_that_are_found(tmp_path: Path) -> None:
     write_run(tmp_path / "saves/m/full/a")
-    assert [value for _, value in live.run_choices("ru").choices] == [live.OWN_RUN, "saves/m/full/a"]
+    assert [value for _, value in live.run_choices("ru")] == [live.OWN_RUN, "saves/m/full/a"]
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,8 @@ def test_a_model_that_is_not_whole(model: Path) -> None:
     (model / "config.json").unlink()
     (line,) = folder_lines({"model_name_or_path": str(model)})
     assert line.level == "WRONG" and "there is no config.json in it" in line.text
+    (model / "run.json").write_text("{}")
+    assert "a run has written into it that has not saved a model" in str(model_problem(model))
     (model / "adapter_config.json").write_text("{}")
     assert "it is an adapter: name it in adapter_name_or_path" in str(model_problem(model))
 
