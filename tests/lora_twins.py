@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText
 
-TEXT_LAYERS = r".*language_model.*\.(q_proj|v_proj|o_proj|up_proj|down_proj)"
+TEXT_LAYERS = r".*(language|text)_model.*\.(q_proj|v_proj|o_proj|up_proj|down_proj)"
 ALL_LAYERS = r".*\.(q_proj|v_proj|up_proj|down_proj|qkv|proj|linear_fc1)"
 """Linear layers of the vision tower too."""
 

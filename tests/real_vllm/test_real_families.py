@@ -15,11 +15,18 @@ from lora_twins import lora_twin, train
 from real_vllm.test_real_vllm import NOTICEABLE, SAMPLING, TOLERANCE, started
 from twins import TRANSFORMERS_5
 
-pytestmark = pytest.mark.vllm
+pytestmark = [
+    pytest.mark.vllm,
+    # InternVL's processor in transformers lets NumPy add up tensors.
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning"),
+]
 
 FAMILIES = ("qwen2_vl", "qwen3_vl_thinking")
 """Served as they are trained, beside those of test_real_vllm."""
-NOT_SERVED = {"qwen3_5": "not in float32 on a CPU: `CPU GDN attention requires BF16` (0.32)"}
+NOT_SERVED = {
+    "qwen3_5": "not in float32 on a CPU: `CPU GDN attention requires BF16` (0.32)",
+    "smolvlm": "not yet: with an adapter 0.7 nats off the trainer, cause not found (0.32, CPU)",
+}
 """What vLLM says where it was tried."""
 
 
@@ -30,7 +37,7 @@ def as_on_the_hub(directory: Path, folder: Path) -> Path:
         load_model(directory).save_pretrained(folder, save_original_format=False)
     config = json.loads((folder / "config.json").read_text())
     if config["model_type"] == "lfm2_vl":  # the hub's configuration has it, transformers' own does not
-        config["text_config"]["conv_dim"] = config["text_config"]["hidden_size"]
+        config["text_config"] |= dict.fromkeys(("conv_dim", "block_dim"), config["text_config"]["hidden_size"])
         (folder / "config.json").write_text(json.dumps(config))
     return folder
 
