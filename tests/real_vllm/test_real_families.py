@@ -25,7 +25,7 @@ FAMILIES = ("qwen2_vl", "qwen3_vl_thinking")
 """Served as they are trained, beside those of test_real_vllm."""
 NOT_SERVED = {
     "qwen3_5": "not in float32 on a CPU: `CPU GDN attention requires BF16` (0.32)",
-    "smolvlm": "not yet: with an adapter 0.7 nats off the trainer, cause not found (0.32, CPU)",
+    "smolvlm": "not yet: 0.7 nats off the trainer with pictures, cause not found (0.32, CPU)",
 }
 """What vLLM says where it was tried."""
 
